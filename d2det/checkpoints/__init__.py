@@ -1,0 +1,1 @@
+"""Weights files with their metadata, and conversion of official checkpoints."""

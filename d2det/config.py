@@ -1,0 +1,200 @@
+"""Typed options of the detector: frozen, documented, unknown keys refused with the nearest name.
+
+The same models feed YAML, the command line (`--train.lr 0.01`) and the dump in the run folder.
+Values are those of the official R50 detection configuration; `presets` states the differences.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """Base of all option groups: immutable, and an unknown key names the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suggest_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name in values.keys() - cls.model_fields.keys():
+                near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.0)
+                raise ValueError(f"unknown option {name!r}; did you mean {near[0]!r}?")
+        return values
+
+
+class BackboneConfig(Config):
+    """The trunk and the neck."""
+
+    kind: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    """Trunk; ResNets use the "pytorch" style (stride in the 3x3 convolution)."""
+    deformable: bool = False
+    """DCNv2 in the 3x3 convolutions of stages 2-4 (ResNet only)."""
+    frozen_stages: int = Field(default=1, ge=0, le=4)
+    """Stem and this many stages keep their weights in training."""
+    fpn_channels: int = Field(default=256, ge=8)
+    """Channels of every pyramid level P2-P6."""
+
+
+class RpnConfig(Config):
+    """Region proposals."""
+
+    anchor_scale: float = 8.0
+    """Anchor side in strides."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    samples_per_image: int = 256
+    positive_fraction: float = 0.5
+    nms_iou: float = 0.7
+    train_top_n: int = 2000
+    """Candidates per level before NMS, proposals per level after it, and per picture in all."""
+    test_pre_nms_top_n: int = 1000
+    """Candidates per level before NMS."""
+    test_top_n: int = 1000
+    """Proposals per level after NMS and per picture in all; the second stage's cost follows it."""
+
+
+class RoiSamplerConfig(Config):
+    """Which proposals train the second stage."""
+
+    iou: float = 0.5
+    samples_per_image: int = 512
+    positive_fraction: float = 0.25
+
+
+class RoiPoolingConfig(Config):
+    """Discriminative RoI pooling of the classification branch (paper section 3.2)."""
+
+    deformable: bool = True
+    """Predict sampling offsets (else plain RoIAlign sampling): an ablation of Table 2."""
+    adaptive_weighting: bool = True
+    """Weighted average pooling (else plain average pooling): an ablation of Table 2."""
+    samples_per_bin: int = Field(default=2, ge=1)
+    """Sampling points per bin side, "sample_per_part" of the official configurations."""
+    offset_hidden: int = 1024
+    """Width of the two hidden layers of the offset predictor."""
+
+
+class ClassificationConfig(Config):
+    """The class head."""
+
+    hidden: int = 1024
+    loss_weight: float = 2.0
+
+
+class RegressionConfig(Config):
+    """Localisation: dense local regression (paper section 3.1), or the usual box deltas."""
+
+    kind: Literal["dense", "delta"] = "dense"
+    overlap: bool = True
+    """Binary overlap prediction selects the cells that vote (else all 49 vote): an ablation."""
+    channels: int = 576
+    num_convs: int = 8
+    norm_groups: int = 36
+    jitter: float = 0.15
+    """Positives are moved and scaled by at most this fraction before they train the regression."""
+    max_samples_per_image: int = 96
+    """Positives per picture that train the regression (official: 192 per two pictures)."""
+    cell_loss: Literal["per_cell", "released"] = "per_cell"
+    """Which cells train: those in the overlap (the paper), or the released code's broadcast."""
+    loss_weight: float = 2.0
+    overlap_loss_weight: float = 1.0
+
+
+class MaskConfig(Config):
+    """Instance branch: two deconvolutions to 28x28 and mask scoring."""
+
+    channels: int = 256
+    scoring_hidden: int = 1024
+    loss_weight: float = 1.0
+    scoring_loss_weight: float = 0.5
+
+
+class InferenceConfig(Config):
+    """From class scores to detections."""
+
+    score_threshold: float = 0.03
+    nms_iou: float = 0.5
+    """Class-wise NMS of the proposals, before regression."""
+    max_regressed: int = 125
+    """Boxes that enter dense local regression."""
+    soft_nms: bool = True
+    """Class-wise linear soft-NMS of the regressed boxes."""
+    soft_nms_iou: float = 0.5
+    soft_nms_min_score: float = 1e-3
+    max_detections: int = 100
+
+
+class ModelConfig(Config):
+    """The whole network, without its input."""
+
+    num_classes: int = Field(default=80, ge=1)
+    backbone: BackboneConfig = BackboneConfig()
+    rpn: RpnConfig = RpnConfig()
+    roi_sampler: RoiSamplerConfig = RoiSamplerConfig()
+    roi_pooling: RoiPoolingConfig = RoiPoolingConfig()
+    classification: ClassificationConfig = ClassificationConfig()
+    regression: RegressionConfig = RegressionConfig()
+    mask: MaskConfig | None = None
+    inference: InferenceConfig = InferenceConfig()
+
+
+class InputConfig(Config):
+    """How a picture becomes network input."""
+
+    short_side: int = Field(default=800, ge=32)
+    """Pixels of the shorter side after resizing."""
+    long_side: int = Field(default=1333, ge=32)
+    """Pixels the longer side may not pass."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """RGB, in 0..255."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+
+class TrainConfig(Config):
+    """Schedule, optimiser and augmentation."""
+
+    epochs: int = 24
+    global_batch: int = 16
+    """Pictures per step over all workers; the learning rate belongs to it, not to the workers."""
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    lr_steps: tuple[int, ...] = (20, 23)
+    """Epochs after which the learning rate drops to a tenth."""
+    warmup_steps: int = 1000
+    warmup_start: float = 1 / 80
+    """Fraction of the learning rate that the first step uses."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip (aerial pictures have no up)."""
+    short_sides: tuple[int, int] | None = None
+    """Range the shorter side is drawn from, for multi-scale training; None: the input's."""
+    clip_grad_norm: float | None = None
+    ema_decay: float | None = None
+    """Decay of the averaged weights that are evaluated and saved; None: the last weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+
+
+class Preset(Config):
+    """One row of the paper's tables (or a small relative): network, input and schedule."""
+
+    name: str
+    summary: str
+    """One line for `d2det presets`."""
+    paper: str = ""
+    """The figure the paper or its code states for this row."""
+    model: ModelConfig
+    input: InputConfig = InputConfig()
+    train: TrainConfig = TrainConfig()
+    classes: tuple[str, ...] = ()
+    """Names of the model's classes where the row fixes them; data sets bring their own."""

@@ -1,0 +1,1 @@
+"""Average precision, error analysis and the plots that show them."""

@@ -1,0 +1,1 @@
+"""From decoded pictures to detections: predictor, windows, seam merging, augmentation."""

@@ -1,0 +1,1 @@
+"""The network: backbones, neck, proposal stage, RoI heads and the assembled detector."""

@@ -1,0 +1,1 @@
+"""Compiled operators of the detector, each with a pure-PyTorch twin."""

@@ -1,0 +1,1 @@
+"""Everything that needs Ray: training, bulk labelling and the endpoint."""
