@@ -1,0 +1,1 @@
+"""The tests; a package, so that `tests.shared` cannot be shadowed by another `tests`."""
