@@ -21,6 +21,14 @@ class Rle(TypedDict):
 
 
 @dataclass(frozen=True)
+class Category:
+    """A class as its data set knows it; its place in a tuple of categories is the model's label."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
 class ImageBatch:
     """Normalised pictures of different sizes, zero-padded right and bottom to one shape.
 
