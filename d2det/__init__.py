@@ -1,3 +1,13 @@
 """D2Det (CVPR 2020): dense local regression and discriminative RoI pooling in modern PyTorch."""
 
+import os
+
+# OpenCV reads these once, when it is imported. They stand behind `d2det.inference.decode`, which
+# refuses by the header: a 5 kB file may claim pixels that cost gigabytes.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "500000000")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_WIDTH", "100000")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", "100000")
+# Damaged pictures are reported by their reason, not by OpenCV's lines on stderr.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
 __version__ = "0.1.0"
