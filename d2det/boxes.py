@@ -121,3 +121,8 @@ def regression_size(boxes: Tensor) -> Tensor:
     The released head measures inclusive corners without their + 1, so one less than the width.
     """
     return boxes[..., 2:] - boxes[..., :2] - 1
+
+
+def from_inclusive(boxes: Tensor) -> Tensor:
+    """Returns half-open boxes (..., 4) of boxes whose x2, y2 are the last covered pixel."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:] + 1), -1)

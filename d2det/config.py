@@ -7,7 +7,7 @@ Values are those of the official R50 detection configuration; `presets` states t
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -97,6 +97,8 @@ class RegressionConfig(Config):
     channels: int = 576
     num_convs: int = 8
     norm_groups: int = 36
+    hidden: int = 1024
+    """Width of the two layers that predict box deltas ("delta" only)."""
     jitter: float = 0.15
     """Positives are moved and scaled by at most this fraction before they train the regression."""
     max_samples_per_image: int = 96
@@ -143,6 +145,15 @@ class ModelConfig(Config):
     regression: RegressionConfig = RegressionConfig()
     mask: MaskConfig | None = None
     inference: InferenceConfig = InferenceConfig()
+
+    @model_validator(mode="after")
+    def _masks_need_dense_regression(self) -> Self:
+        if self.mask is not None and self.regression.kind != "dense":
+            raise ValueError(
+                "masks grow from the features of dense regression: "
+                f"set regression.kind to 'dense', not {self.regression.kind!r}"
+            )
+        return self
 
 
 class InputConfig(Config):

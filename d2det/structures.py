@@ -200,3 +200,26 @@ class Detections:
             masks=masks,
             mask_scores=None if self.mask_scores is None else self.mask_scores[index],
         )
+
+
+@dataclass(frozen=True)
+class RawDetections:
+    """What the network found in one picture, in pixels of the resized input, best first.
+
+    boxes: (D, 4) float32, not clipped to the picture (the released code does not either, and mask
+        pasting and merging across windows want the whole box).
+    scores: (D,) float32.  labels: (D,) int64 in 0..K-1.
+    size: (height, width) of the resized picture without padding.
+    masks: (D, M, M) float32 probabilities on the grid of each box, or None.
+    mask_scores: (D,) float32, box score + 0.3 predicted IoU, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    size: tuple[int, int]
+    masks: Tensor | None = None
+    mask_scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]

@@ -1,0 +1,103 @@
+"""MobileNetV2 trunk (Sandler et al., CVPR 2018) with parameters named as torchvision names them.
+
+Letters: N pictures, H x W pixels of the input (multiples of 32).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from d2det.models import initialization
+from d2det.models.normalization import FixedBatchNorm2d
+
+# Expansion, output channels, number of blocks and first stride of each group (table 2 there).
+_GROUPS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+_HEAD_CHANNELS = 1280
+# Last entry of `features` at strides 4, 8, 16 and 32.
+_STAGE_ENDS = (3, 6, 13, 18)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 without its classifier; returns four stages, strides 4, 8, 16 and 32."""
+
+    out_channels = (24, 32, 96, _HEAD_CHANNELS)
+
+    def __init__(self, *, frozen_stages: int = 1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv_norm(3, 32, kernel_size=3, stride=2)]
+        channels = 32
+        for expansion, out_channels, count, stride in _GROUPS:
+            for i in range(count):
+                first_stride = stride if i == 0 else 1
+                layers.append(
+                    _InvertedResidual(
+                        channels, out_channels, stride=first_stride, expansion=expansion
+                    )
+                )
+                channels = out_channels
+        layers.append(_conv_norm(channels, _HEAD_CHANNELS, kernel_size=1))
+        self.features = nn.Sequential(*layers)
+        self._freeze(frozen_stages)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Returns C2..C5, (N, `out_channels`[i], H / 2^(i + 2), W / 2^(i + 2))."""
+        x, stages = pixels, []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in _STAGE_ENDS:
+                stages.append(x)
+        return tuple(stages)
+
+    def _freeze(self, num_stages: int) -> None:
+        """Stops the stem (the first two layers) and `num_stages` further stages from learning."""
+        end = 1 if num_stages == 0 else _STAGE_ENDS[num_stages - 1]
+        self.features[: end + 1].requires_grad_(False)
+
+
+class _InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection, around a shortcut where it fits."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers.append(_conv_norm(in_channels, hidden, kernel_size=1))
+        projection = nn.Conv2d(hidden, out_channels, 1, bias=False)
+        initialization.kaiming(projection)
+        layers += [
+            _conv_norm(hidden, hidden, kernel_size=3, stride=stride, groups=hidden),
+            projection,
+            FixedBatchNorm2d(out_channels),
+        ]
+        self.conv = nn.Sequential(*layers)
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (N, out, H / stride, W / stride) from x (N, in, H, W)."""
+        out: Tensor = self.conv(x)
+        return x + out if self.has_shortcut else out
+
+
+def _conv_norm(
+    in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    convolution = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=False,
+    )
+    initialization.kaiming(convolution)
+    return nn.Sequential(convolution, FixedBatchNorm2d(out_channels), nn.ReLU6(inplace=True))
