@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def extensions() -> list[Extension]:
 
 def library(name: str, patterns: list[str], *libraries: str) -> Extension:
     """Returns one stable-ABI library: torch's headers, and of torch only `libraries` linked."""
-    from torch.utils.cpp_extension import CUDA_HOME, include_paths, library_paths
+    from torch.utils.cpp_extension import include_paths, library_paths
 
     sources = sorted(str(p.relative_to(ROOT)) for glob in patterns for p in ROOT.glob(glob))
     device = "cuda" if name == "_C_cuda" else "cpu"
@@ -69,8 +71,9 @@ def library(name: str, patterns: list[str], *libraries: str) -> Extension:
     return Extension(
         f"d2det_ops.{name}",
         sources,
+        language="c++",
         include_dirs=[str(GENERATED), str(ROOT / "ops" / "csrc"), *include_paths(device)],
-        library_dirs=library_paths(device) if CUDA_HOME or device == "cpu" else [],
+        library_dirs=library_paths(device),
         # as-needed: nothing but these may end up in the file, or it would not load elsewhere.
         extra_link_args=["-Wl,--as-needed", *(f"-l{name}" for name in libraries), "-s"],
         libraries=["cudart_static", "rt", "dl", "pthread"] if device == "cuda" else [],
@@ -83,17 +86,30 @@ def library(name: str, patterns: list[str], *libraries: str) -> Extension:
 def wants_cuda() -> bool:
     """Returns whether `_C_cuda.so` is to be built, setting the architectures when forced."""
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME
+    from torch.utils import cpp_extension
 
     forced = os.environ.get("FORCE_CUDA") == "1"
     if not (forced or torch.cuda.is_available()):
         return False
-    if CUDA_HOME is None:
+    cpp_extension.CUDA_HOME = toolkit()
+    if cpp_extension.CUDA_HOME is None:
         loud("a GPU is present or FORCE_CUDA=1, but no nvcc was found: CUDA kernels are left out")
         return False
     if forced:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ALL_ARCHES)
     return True
+
+
+def toolkit() -> str | None:
+    """Returns the CUDA toolkit's folder, asking nvcc itself, which may be a script far from it."""
+    home = os.environ.get("CUDA_HOME")
+    nvcc = str(Path(home, "bin", "nvcc")) if home else shutil.which("nvcc")
+    if nvcc is None or shutil.which(nvcc) is None:
+        return None
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    found = re.search(r"^#\$ _HERE_=(.+)$", said, re.MULTILINE)
+    return str(Path(found[1]).parent) if found else home
 
 
 def write_digest() -> None:
