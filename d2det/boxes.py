@@ -101,6 +101,14 @@ def clip(boxes: Tensor, height: Tensor | float, width: Tensor | float) -> Tensor
     )
 
 
+def rescale(boxes: Tensor, factor: float) -> Tensor:
+    """Returns boxes (..., 4) as they lie in the picture resized by `factor`.
+
+    Inclusive corners are multiplied, in training as in inference. Resizing by 1 / factor undoes it.
+    """
+    return torch.cat((boxes[..., :2] * factor, (boxes[..., 2:] - 1) * factor + 1), -1)
+
+
 def base_anchors(stride: int, scale: float, ratios: tuple[float, ...]) -> Tensor:
     """Returns the (len(ratios), 4) float32 anchors of the cell at the origin, half-open.
 
