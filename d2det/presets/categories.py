@@ -1,0 +1,42 @@
+"""Category tables of the data sets that presets are made for, as their authors number them."""
+
+from __future__ import annotations
+
+from d2det.structures import Category
+
+
+def _table(*rows: tuple[int, str]) -> tuple[Category, ...]:
+    return tuple(Category(id=number, name=name) for number, name in rows)
+
+
+# fmt: off
+COCO = _table(
+    (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"),
+    (7, "train"), (8, "truck"), (9, "boat"), (10, "traffic light"), (11, "fire hydrant"), (13,
+    "stop sign"), (14, "parking meter"), (15, "bench"), (16, "bird"), (17, "cat"), (18, "dog"),
+    (19, "horse"), (20, "sheep"), (21, "cow"), (22, "elephant"), (23, "bear"), (24, "zebra"),
+    (25, "giraffe"), (27, "backpack"), (28, "umbrella"), (31, "handbag"), (32, "tie"), (33,
+    "suitcase"), (34, "frisbee"), (35, "skis"), (36, "snowboard"), (37, "sports ball"), (38,
+    "kite"), (39, "baseball bat"), (40, "baseball glove"), (41, "skateboard"), (42,
+    "surfboard"), (43, "tennis racket"), (44, "bottle"), (46, "wine glass"), (47, "cup"), (48,
+    "fork"), (49, "knife"), (50, "spoon"), (51, "bowl"), (52, "banana"), (53, "apple"), (54,
+    "sandwich"), (55, "orange"), (56, "broccoli"), (57, "carrot"), (58, "hot dog"), (59,
+    "pizza"), (60, "donut"), (61, "cake"), (62, "chair"), (63, "couch"), (64, "potted plant"),
+    (65, "bed"), (67, "dining table"), (70, "toilet"), (72, "tv"), (73, "laptop"), (74,
+    "mouse"), (75, "remote"), (76, "keyboard"), (77, "cell phone"), (78, "microwave"), (79,
+    "oven"), (80, "toaster"), (81, "sink"), (82, "refrigerator"), (84, "book"), (85, "clock"),
+    (86, "vase"), (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
+)
+"""COCO 2017: 80 things with ids 1..90, in the order of the official checkpoints' classes."""
+
+ISAID = _table(
+    (1, "ship"), (2, "storage_tank"), (3, "baseball_diamond"), (4, "tennis_court"),
+    (5, "basketball_court"), (6, "Ground_Track_Field"), (7, "Bridge"), (8, "Large_Vehicle"),
+    (9, "Small_Vehicle"), (10, "Helicopter"), (11, "Swimming_pool"), (12, "Roundabout"),
+    (13, "Soccer_ball_field"), (14, "plane"), (15, "Harbor"),
+)
+"""iSAID, in the order and spelling of its annotation files."""
+# fmt: on
+
+UAVDT = _table((1, "vehicle"))
+"""UAVDT as the paper uses it: car, truck and bus are one class."""

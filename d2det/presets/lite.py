@@ -1,0 +1,67 @@
+"""Small D2Dets for small machines: every idea of the paper, at widths that train on a few cores."""
+
+from __future__ import annotations
+
+from d2det.config import (
+    BackboneConfig,
+    ClassificationConfig,
+    InferenceConfig,
+    InputConfig,
+    MaskConfig,
+    ModelConfig,
+    Preset,
+    RegressionConfig,
+    RoiPoolingConfig,
+    RoiSamplerConfig,
+    RpnConfig,
+    TrainConfig,
+)
+
+_MODEL = ModelConfig(
+    backbone=BackboneConfig(kind="mobilenet_v2", fpn_channels=128),
+    rpn=RpnConfig(train_top_n=1000, test_pre_nms_top_n=500, test_top_n=300),
+    roi_sampler=RoiSamplerConfig(samples_per_image=128),
+    roi_pooling=RoiPoolingConfig(samples_per_bin=1, offset_hidden=256),
+    classification=ClassificationConfig(hidden=512),
+    regression=RegressionConfig(
+        channels=192, num_convs=4, norm_groups=12, max_samples_per_image=48
+    ),
+    inference=InferenceConfig(max_regressed=100),
+)
+_INPUT = InputConfig(short_side=448, long_side=768)
+_TRAIN = TrainConfig(
+    epochs=12,
+    global_batch=4,
+    lr=0.01,
+    schedule="cosine",
+    warmup_steps=200,
+    vertical_flip=0.5,
+    short_sides=(352, 544),
+)
+
+LITE = Preset(
+    name="d2det_lite",
+    summary="Detection, MobileNetV2 trunk and light heads",
+    paper="not in the paper",
+    model=_MODEL,
+    input=_INPUT,
+    train=_TRAIN,
+)
+
+LITE_INSTANCE = Preset(
+    name="d2det_lite_instance",
+    summary="Instance segmentation, MobileNetV2 trunk and light heads",
+    paper="not in the paper",
+    model=_MODEL.model_copy(
+        update={
+            "mask": MaskConfig(channels=128, scoring_hidden=256),
+            "inference": InferenceConfig(
+                score_threshold=0.05, max_regressed=100, max_detections=100
+            ),
+        }
+    ),
+    input=_INPUT,
+    train=_TRAIN,
+)
+
+LITE_PRESETS = (LITE, LITE_INSTANCE)
