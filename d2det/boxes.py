@@ -134,3 +134,29 @@ def regression_size(boxes: Tensor) -> Tensor:
 def from_inclusive(boxes: Tensor) -> Tensor:
     """Returns half-open boxes (..., 4) of boxes whose x2, y2 are the last covered pixel."""
     return torch.cat((boxes[..., :2], boxes[..., 2:] + 1), -1)
+
+
+def to_inclusive(boxes: Tensor) -> Tensor:
+    """Returns boxes (..., 4) whose x2, y2 are the last covered pixel: undoes `from_inclusive`."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:] - 1), -1)
+
+
+def jittered(boxes: Tensor, noise: Tensor, *, height: Tensor, width: Tensor) -> Tensor:
+    """Returns boxes (R, 4) moved and scaled by `noise`, clipped to the picture.
+
+    noise: (R, 4) fractions (dx, dy, dw, dh) of the box's `regression_size`.
+    height, width: (R,) pixels of the picture each box lies in.
+    """
+    size = regression_size(boxes)
+    centre = boxes[:, :2] + size / 2 + size * noise[:, :2]
+    half = size * (1 + noise[:, 2:]) / 2
+    return clip(from_inclusive(torch.cat((centre - half, centre + half), -1)), height, width)
+
+
+def pixel_rectangles(boxes: Tensor) -> Tensor:
+    """Returns the (R, 4) int64 rectangles (x, y, width, height) of pixels under boxes (R, 4).
+
+    As the released code crops masks: inclusive corners truncated to integers, at least one pixel.
+    """
+    low, last = to_inclusive(boxes).long().split(2, -1)
+    return torch.cat((low, (last - low + 1).clamp(min=1)), -1)

@@ -116,6 +116,9 @@ class MaskConfig(Config):
     scoring_hidden: int = 1024
     loss_weight: float = 1.0
     scoring_loss_weight: float = 0.5
+    target_rounding: Literal["exact", "released"] = "exact"
+    """Mask targets: set from one half on, or by the released code's 8-bit arithmetic, which takes
+    about half a mask pixel off slanted edges."""
 
 
 class InferenceConfig(Config):

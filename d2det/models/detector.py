@@ -17,11 +17,14 @@ from d2det.models.box_regression import DeltaRegression
 from d2det.models.classification import ClassificationBranch
 from d2det.models.dense_regression import DenseRegression
 from d2det.models.fpn import SIZE_MULTIPLE, FeaturePyramid
+from d2det.models.learning import localisation_names, localisation_terms, rpn_terms
+from d2det.models.losses import LossTerm, class_term, no_terms
 from d2det.models.masks import SCORE_WEIGHT, MaskBranch
 from d2det.models.roi_pooling import ROI_STRIDES, align_rois
 from d2det.models.rpn import Proposals, RegionProposalNetwork, as_rois
+from d2det.models.sampling import sample_rois
 from d2det.models.selection import Candidates, select, soften
-from d2det.structures import ImageBatch, RawDetections
+from d2det.structures import ImageBatch, RawDetections, TrainingBatch
 
 
 class D2Det(nn.Module):
@@ -71,6 +74,32 @@ class D2Det(nn.Module):
             group = ImageBatch(images.pixels[members, :, :height, :width], images.sizes[members])
             results.update(zip(members, self._detect_equal(group), strict=True))
         return [results[i] for i in range(len(images))]
+
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, LossTerm]:
+        """Returns the losses of this rank's share of a global batch, for `reduce_losses`.
+
+        Their names depend on the configuration alone. Every trainable parameter is reached, be it
+        with zeros, also where there is no object or no picture.
+        """
+        config = self.config
+        if len(batch) == 0:
+            names = ("rpn_cls", "rpn_box", "cls", *localisation_names(config))
+            return no_terms(names, self.parameters())
+        features = self.features(batch.images)
+        output = self.rpn(features)
+        terms = rpn_terms(output, batch, config.rpn)
+        samples = sample_rois(
+            self.rpn.propose(output, batch.images.sizes),
+            batch,
+            num_classes=config.num_classes,
+            config=config.roi_sampler,
+        )
+        features = features[: len(ROI_STRIDES)]
+        logits = self.classification(features, samples.rois)
+        terms["cls"] = class_term(logits, samples.labels, weight=config.classification.loss_weight)
+        return terms | localisation_terms(
+            self.regression, self.mask, features, samples, batch, config
+        )
 
     def _detect_equal(self, images: ImageBatch) -> list[RawDetections]:
         """Detections of pictures that share one padded size."""
