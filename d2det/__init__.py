@@ -1,6 +1,7 @@
 """D2Det (CVPR 2020): dense local regression and discriminative RoI pooling in modern PyTorch."""
 
 import os
+from typing import Any
 
 # OpenCV reads these once, when it is imported. They stand behind `d2det.inference.decode`, which
 # refuses by the header: a 5 kB file may claim pixels that cost gigabytes.
@@ -11,3 +12,12 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", "100000")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Returns `load_detector`, imported on first use: `import d2det` alone does not need torch."""
+    if name == "load_detector":
+        from d2det.checkpoints.weights import load_detector
+
+        return load_detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

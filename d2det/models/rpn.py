@@ -65,8 +65,8 @@ class RegionProposalNetwork(nn.Module):
     def __init__(self, channels: int, strides: Sequence[int], config: RpnConfig) -> None:
         super().__init__()
         self.config = config
-        self.anchors = Anchors(strides, scale=config.anchor_scale, ratios=config.anchor_ratios)
-        num_anchors = self.anchors.num_per_cell
+        self.anchors = Anchors(tuple(strides), config.anchor_scale, config.anchor_ratios)
+        num_anchors = len(config.anchor_ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.logits = nn.Conv2d(channels, num_anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
@@ -77,7 +77,8 @@ class RegionProposalNetwork(nn.Module):
         hidden = [F.relu(self.conv(feature), inplace=True) for feature in features]
         logits = [_rows(self.logits(x), 1).squeeze(-1) for x in hidden]
         deltas = [_rows(self.deltas(x), 4) for x in hidden]
-        anchors = self.anchors([(x.shape[-2], x.shape[-1]) for x in features])
+        shapes = [(x.shape[-2], x.shape[-1]) for x in features]
+        anchors = self.anchors(shapes, features[0].device)
         return RpnOutput(
             logits=torch.cat(logits, 1).float(),
             deltas=torch.cat(deltas, 1).float(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from d2det.structures import Category
 
 
@@ -40,3 +42,11 @@ ISAID = _table(
 
 UAVDT = _table((1, "vehicle"))
 """UAVDT as the paper uses it: car, truck and bus are one class."""
+
+
+def categories_of(names: Sequence[str]) -> tuple[Category, ...]:
+    """Returns the table above that has these `names`, else one that counts ids from 1."""
+    for table in (COCO, ISAID, UAVDT):
+        if [category.name for category in table] == list(names):
+            return table
+    return _table(*enumerate(names, start=1))

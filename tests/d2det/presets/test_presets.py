@@ -5,11 +5,20 @@ import pytest
 from d2det.config import Preset
 from d2det.presets import PRESETS, categories, get_preset
 
-NAMES = (
-    "d2det_r50 d2det_r101 d2det_r101_dcn d2det_r101_dcn_multiscale d2det_r101_instance "
-    "d2det_r101_uavdt d2det_r101_isaid faster_rcnn_r50 faster_rcnn_r50_dlr faster_rcnn_r50_drp "
-    "d2det_lite d2det_lite_instance"
-).split()
+NAMES = [
+    "d2det_r50",
+    "d2det_r101",
+    "d2det_r101_dcn",
+    "d2det_r101_dcn_multiscale",
+    "d2det_r101_instance",
+    "d2det_r101_uavdt",
+    "d2det_r101_isaid",
+    "faster_rcnn_r50",
+    "faster_rcnn_r50_dlr",
+    "faster_rcnn_r50_drp",
+    "d2det_lite",
+    "d2det_lite_instance",
+]
 
 
 def test_every_row_of_the_paper_has_a_preset():
@@ -45,7 +54,12 @@ def test_official_settings_are_those_of_the_four_released_configurations():
     assert thresholds == [(0.03, 0.5), (0.05, 0.3)]
     assert [m.inference.max_regressed for m in (r50, instance)] == [125, 100]
     assert [m.inference.soft_nms for m in (r50, instance)] == [True, False]
-    assert [m.backbone.deformable for m in (r50, r101, dcn, instance)] == [False, False, True, False]
+    assert [m.backbone.deformable for m in (r50, r101, dcn, instance)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     assert [m.mask is not None for m in (r50, r101, dcn, instance)] == [False, False, False, True]
 
 

@@ -1,0 +1,71 @@
+"""Loads ImageNet weights into a trunk: from a file, or from torchvision where it can be reached.
+
+Files are state dicts with torchvision's names (`.pth`, read without unpickling code, or
+`.safetensors`); a classifier in them is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from d2det.checkpoints.names import require_equal
+from d2det.models.detector import D2Det
+
+logger = logging.getLogger(__name__)
+
+IMAGENET = "imagenet"
+"""In place of a file: fetch torchvision's weights, those the official configurations start from."""
+
+_CLASSIFIERS = ("fc.", "classifier.")
+_OFFSET_PREDICTORS = ".conv2.offset."  # of DCNv2: they start at zero, so a plain trunk lacks them
+
+
+def load_trunk(model: D2Det, source: Path | str) -> None:
+    """Copies ImageNet weights from the file `source`, or `IMAGENET`, into the trunk of `model`.
+
+    A ValueError says in one line why that is not possible.
+    """
+    kind = model.config.backbone.kind
+    state = _fetch(kind) if str(source) == IMAGENET else _read(Path(source))
+    found = {name: t for name, t in state.items() if not name.startswith(_CLASSIFIERS)}
+    trunk = model.backbone.state_dict()
+    wanted = {name: t for name, t in trunk.items() if _OFFSET_PREDICTORS not in name}
+    require_equal(found, wanted, f"{source} is not a {kind} trunk")
+    model.backbone.load_state_dict(found, strict=False)
+    logger.info("trunk %s: %d tensors from %s", kind, len(found), source)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"no trunk weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read as trunk weights: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} holds no state dict of tensors")
+    return state
+
+
+def _fetch(kind: str) -> Mapping[str, Tensor]:
+    weights = torchvision.models.get_model_weights(kind)["IMAGENET1K_V1"]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"torchvision's {kind} weights cannot be fetched ({error}); give a file instead"
+        ) from None
+    return state

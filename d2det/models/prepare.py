@@ -1,0 +1,31 @@
+"""Turns a trained network into one that only infers, and does so fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from d2det.models.detector import D2Det
+from d2det.models.normalization import fold_batch_norms
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
+    """Returns `model` itself, changed for inference: it cannot be trained or saved afterwards.
+
+    Normalisations are folded into convolutions before rounding to `precision`, and weights are laid
+    out channels last. Box arithmetic, softmax and pooling weights stay float32 in any precision:
+    the network casts where they begin.
+    """
+    model.eval().requires_grad_(False)
+    fold_batch_norms(model)
+    model.to(dtype=DTYPES[precision])
+    model.to(memory_format=torch.channels_last)
+    return model
