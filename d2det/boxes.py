@@ -52,6 +52,12 @@ def flip_horizontal(boxes: Tensor, width: float) -> Tensor:
     return torch.stack((width - x2, y1, width - x1, y2), -1)
 
 
+def flip_vertical(boxes: Tensor, height: float) -> Tensor:
+    """Returns boxes (..., 4) turned upside down in a frame `height` pixels high."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1, height - y2, x2, height - y1), -1)
+
+
 def encode_deltas(boxes: Tensor, reference: Tensor) -> Tensor:
     """Returns (..., 4) rows (dx, dy, dw, dh) that move `reference` onto `boxes`, both (..., 4)."""
     size, reference_size = boxes[..., 2:] - boxes[..., :2], reference[..., 2:] - reference[..., :2]

@@ -1,0 +1,40 @@
+"""Training examples joined to the batch one rank computes in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2det.config import InputConfig
+from d2det.inference.preprocess import PAD_MULTIPLE, to_batch
+from d2det.structures import ImageBatch, Target, TrainingBatch
+
+
+def collate(
+    examples: Sequence[tuple[NDArray[np.uint8], Target]],
+    image_keys: Sequence[int],
+    config: InputConfig,
+) -> TrainingBatch:
+    """Returns the examples as one batch; no example at all gives a batch of no picture.
+
+    Args:
+        examples: N resized pictures, (H, W, 3) uint8 RGB, with their objects.
+        image_keys: `rng.key(seed, epoch, image_id)` of each.
+        config: mean and deviation of the pixels.
+    """
+    return TrainingBatch(
+        images=to_batch([image for image, _ in examples], config) if examples else empty_images(),
+        targets=tuple(target for _, target in examples),
+        image_keys=tuple(image_keys),
+    )
+
+
+def empty_images() -> ImageBatch:
+    """Returns no picture, as large as the smallest input: what an idle rank feeds its network."""
+    return ImageBatch(
+        pixels=torch.zeros((0, 3, PAD_MULTIPLE, PAD_MULTIPLE)),
+        sizes=torch.zeros((0, 2), dtype=torch.int64),
+    )
