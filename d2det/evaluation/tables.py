@@ -1,0 +1,221 @@
+"""Ground truth and detections as columns: the form on which every metric here computes.
+
+Letters: I pictures, K categories, G objects of the ground truth, D detections.
+Boxes are (x, y, width, height) float64, the stored form of COCO files, in pixels of the original
+picture: the reference evaluators define their overlaps on it, and only the same arithmetic gives
+the same decision where an overlap lies exactly on a threshold. Half-open, like all boxes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from d2det.structures import Category, Rle
+
+IouKind = Literal["bbox", "segm"]
+"""What overlaps are measured on: boxes or masks."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Annotated objects of a data set.
+
+    image_ids: (I,) int64, ascending.  file_names: I names.  sizes: (I, 2) int64 (height, width).
+    attributes: I sets of words that describe a picture ("night", "fog"), often empty.
+    categories: K, ascending ids.  supercategories: K names of the group a category belongs to.
+    image: (G,) int64 index in `image_ids`.  label: (G,) int64 index in `categories`.
+    boxes: (G, 4) float64.  areas: (G,) float64, of the mask where there is one.
+    crowd: (G,) bool, a region of many objects that any number of detections may hit unpunished.
+    ignore: (G,) bool, marked difficult or to be ignored; each protocol says what it makes of it.
+    segmentations: G polygons or run lengths as stored (None: a box only).
+    """
+
+    image_ids: NDArray[np.int64]
+    file_names: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    attributes: tuple[frozenset[str], ...]
+    categories: tuple[Category, ...]
+    supercategories: tuple[str, ...]
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
+    segmentations: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The K category names."""
+        return tuple(category.name for category in self.categories)
+
+    @cached_property
+    def masks(self) -> tuple[Rle, ...]:
+        """The G masks, each in the frame of its picture.
+
+        Raises:
+            ValueError: an object has no segmentation, or one that does not fit its picture.
+        """
+        return tuple(
+            as_rle(segmentation, self.sizes[image], what=f"object {index} of the ground truth")
+            for index, (segmentation, image) in enumerate(
+                zip(self.segmentations, self.image, strict=True)
+            )
+        )
+
+    def of_images(self, images: NDArray[np.bool_]) -> GroundTruth:
+        """Returns the pictures where `images`, (I,) bool, is true, with their objects."""
+        objects = images[self.image]
+        kept = np.flatnonzero(images)
+        return replace(
+            self.of_objects(objects),
+            image_ids=self.image_ids[kept],
+            file_names=tuple(self.file_names[i] for i in kept),
+            sizes=self.sizes[kept],
+            attributes=tuple(self.attributes[i] for i in kept),
+            image=(np.cumsum(images) - 1)[self.image[objects]],
+        )
+
+    def of_objects(self, objects: NDArray[np.bool_]) -> GroundTruth:
+        """Returns the objects where `objects`, (G,) bool, is true, with all pictures."""
+        return replace(
+            self,
+            image=self.image[objects],
+            label=self.label[objects],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            ignore=self.ignore[objects],
+            segmentations=tuple(self.segmentations[i] for i in np.flatnonzero(objects)),
+        )
+
+    def merged(self, name: str) -> GroundTruth:
+        """Returns the same objects as one category called `name`."""
+        return replace(
+            self,
+            categories=(Category(id=1, name=name),),
+            supercategories=("",),
+            label=np.zeros_like(self.label),
+        )
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """Detections in the pictures of a `GroundTruth`, whose indices they use, in any order.
+
+    image, label: (D,) int64.  boxes: (D, 4) float64.  scores: (D,) float64.
+    masks: D run-length encodings in the frame of their picture, or None.
+    mask_scores: (D,) float64 by which masks are ranked, or None (then by `scores`).
+    """
+
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    masks: tuple[Rle, ...] | None = None
+    mask_scores: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.label)
+        columns = [self.image, self.scores]
+        columns += [] if self.mask_scores is None else [self.mask_scores]
+        if self.boxes.shape != (count, 4) or any(len(column) != count for column in columns):
+            raise ValueError(f"columns of different length: boxes {self.boxes.shape}, {count} rows")
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"{len(self.masks)} masks for {count} detections")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def ranking(self, kind: IouKind) -> NDArray[np.float64]:
+        """Returns the (D,) scores that order detections in an evaluation of `kind`."""
+        return self.mask_scores if kind == "segm" and self.mask_scores is not None else self.scores
+
+    def areas(self, kind: IouKind) -> NDArray[np.float64]:
+        """Returns the (D,) areas of boxes, or of masks in pixels."""
+        return self._mask_areas if kind == "segm" else self.boxes[:, 2] * self.boxes[:, 3]
+
+    @cached_property
+    def _mask_areas(self) -> NDArray[np.float64]:
+        return mask_areas(self.required_masks())
+
+    def required_masks(self) -> tuple[Rle, ...]:
+        """Returns the masks, or refuses a table that has none."""
+        if self.masks is None:
+            if len(self):
+                raise ValueError("the detections carry no masks, so masks cannot be scored")
+            return ()
+        return self.masks
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> DetectionTable:
+        """Returns the detections at `rows`: (D,) bool or (M,) int64 positions."""
+        index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return DetectionTable(
+            image=self.image[index],
+            label=self.label[index],
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in index),
+            mask_scores=None if self.mask_scores is None else self.mask_scores[index],
+        )
+
+    def of_images(self, images: NDArray[np.bool_]) -> DetectionTable:
+        """Returns the detections that go with `GroundTruth.of_images(images)`."""
+        kept = self.select(images[self.image])
+        return replace(kept, image=(np.cumsum(images) - 1)[kept.image])
+
+    def merged(self) -> DetectionTable:
+        """Returns the detections that go with `GroundTruth.merged`."""
+        return replace(self, label=np.zeros_like(self.label))
+
+
+def as_rle(segmentation: Any, size: Sequence[int] | NDArray[np.int64], *, what: str) -> Rle:
+    """Returns a COCO segmentation, polygons or run lengths, as compressed run lengths.
+
+    Args:
+        segmentation: polygons [[x, y, ...], ...], {"size", "counts"} with a list or a string.
+        size: (height, width) of the picture it must fit.
+        what: names the object in the error message.
+
+    Raises:
+        ValueError: it is missing, malformed or of another size than the picture.
+    """
+    height, width = int(size[0]), int(size[1])
+    if isinstance(segmentation, dict):
+        if tuple(segmentation["size"]) != (height, width):
+            raise ValueError(
+                f"{what}: mask of size {tuple(segmentation['size'])} in a picture of "
+                f"{(height, width)} (height, width)"
+            )
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            counts = coco_mask.frPyObjects([segmentation], height, width)[0]["counts"]
+        counts = counts.encode() if isinstance(counts, str) else counts
+        return Rle(size=(height, width), counts=counts)
+    polygons = [p for p in segmentation or () if len(p) >= 6]
+    if not polygons:
+        raise ValueError(f"{what}: no usable segmentation, so masks cannot be scored")
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return Rle(size=(height, width), counts=merged["counts"])
+
+
+def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
+    """Returns the (D,) areas of `masks` in pixels."""
+    # pycocotools 2.0.11 under NumPy 2 raises OverflowError for more than 255 masks at once.
+    parts = [coco_mask.area(list(masks[n : n + 255])) for n in range(0, len(masks), 255)]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def mask_boxes(masks: Sequence[Rle]) -> NDArray[np.float64]:
+    """Returns the (D, 4) smallest boxes (x, y, width, height) around `masks`."""
+    return np.asarray(coco_mask.toBbox(list(masks)), np.float64).reshape(-1, 4)
