@@ -75,6 +75,14 @@ def decode_counts(strings: Sequence[bytes]) -> tuple[Array, Array]:
     return counts, bounds
 
 
+def mask_bounds(strings: Sequence[bytes], height: int) -> Array:
+    """Returns the (G, 4) rectangles (x, y, width, height) around masks of a picture `height` high.
+
+    A mask without pixels has the rectangle (0, 0, 1, 1).
+    """
+    return _bounding_rectangles(*_object_runs(*decode_counts(strings)), len(strings), height)
+
+
 def rasterise(
     strings: Sequence[bytes],
     height: int,
@@ -155,16 +163,8 @@ def _fill_rectangles(
     A run that goes on in the next column touches the first and the last row, so its rectangle is
     as high as the picture and the run is one run inside the rectangle too.
     """
-    num_objects = len(bounds) - 1
-    owner = np.repeat(np.arange(num_objects), np.diff(bounds))
-    total = np.cumsum(counts)
-    before = np.append(0, total)[bounds[:-1]]
-    is_object = (np.arange(len(counts)) - bounds[owner]) % 2 == 1
-    is_object &= counts > 0
-    owner, length = owner[is_object], counts[is_object]
-    start = total[is_object] - length - before[owner]
-
-    rectangles = _bounding_rectangles(start, length, owner, num_objects, height)
+    start, length, owner = _object_runs(counts, bounds)
+    rectangles = _bounding_rectangles(start, length, owner, len(bounds) - 1, height)
     sizes = rectangles[:, 2] * rectangles[:, 3]
     starts = np.cumsum(sizes) - sizes
     x, y, _, h = rectangles[owner].T
@@ -173,6 +173,17 @@ def _fill_rectangles(
     steps[begin] += 1
     steps[begin + length] -= 1
     return rectangles, starts, np.cumsum(steps[:-1], dtype=np.int8).view(np.uint8)
+
+
+def _object_runs(counts: Array, bounds: Array) -> tuple[Array, Array, Array]:
+    """First pixel, length and owner of the runs that are object, not background."""
+    owner = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    total = np.cumsum(counts)
+    before = np.append(0, total)[bounds[:-1]]
+    is_object = (np.arange(len(counts)) - bounds[owner]) % 2 == 1
+    is_object &= counts > 0
+    owner, length = owner[is_object], counts[is_object]
+    return total[is_object] - length - before[owner], length, owner
 
 
 def _bounding_rectangles(

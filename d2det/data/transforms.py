@@ -71,9 +71,14 @@ def training_example(
     return image, target
 
 
-def trainable(objects: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
-    """Returns which boxes, (G, 4) half-open in a picture of height x width, can be learnt from."""
-    inside = np.clip(objects, 0, np.array([width, height, width, height], np.float32))
+def trainable(
+    objects: NDArray[np.float32], height: int | NDArray[np.int64], width: int | NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Returns which boxes, (G, 4) half-open, can be learnt from.
+
+    height, width: of their picture; or (G,) int64, of each box's picture.
+    """
+    inside = np.clip(objects, 0, np.stack((width, height, width, height), -1, dtype=np.float32))
     is_large: NDArray[np.bool_] = np.all(inside[:, 2:] - inside[:, :2] >= MIN_SIDE_PX, axis=1)
     return is_large
 
