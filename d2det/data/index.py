@@ -46,6 +46,7 @@ class DatasetIndex:
         they may be empty or leave the picture.
     is_ignored: (A,) bool, crowds and ignore regions: never trained on, not counted in evaluation.
     masks: run lengths, or None where masks were not read.
+    attributes: N sets of words about the pictures ("night", "fog"), or empty.
     """
 
     categories: tuple[Category, ...]
@@ -58,6 +59,7 @@ class DatasetIndex:
     boxes: NDArray[np.float32]
     is_ignored: NDArray[np.bool_]
     masks: MaskTable | None = None
+    attributes: tuple[frozenset[str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -73,12 +75,13 @@ def build_index(
     file_names: Sequence[str],
     image_ids: Sequence[int],
     image_sizes: Sequence[tuple[int, int]],
-    owners: Sequence[int],
-    labels: Sequence[int],
+    owners: Sequence[int] | NDArray[np.int64],
+    labels: Sequence[int] | NDArray[np.int64],
     boxes: Sequence[Sequence[float]] | NDArray[np.float64],
-    is_ignored: Sequence[bool],
+    is_ignored: Sequence[bool] | NDArray[np.bool_],
     annotation_ids: Sequence[int] | None = None,
     masks: Sequence[bytes] | None = None,
+    attributes: Sequence[frozenset[str]] = (),
 ) -> DatasetIndex:
     """Returns the index of annotations given in any order.
 
@@ -93,6 +96,7 @@ def build_index(
         is_ignored: of A annotations.
         annotation_ids: of A annotations; numbered from 1 if not given.
         masks: compressed run lengths of A annotations.
+        attributes: words about N pictures.
     """
     order = np.argsort(np.asarray(owners, np.int64), kind="stable")
     counts = np.bincount(np.asarray(owners, np.int64), minlength=len(file_names))
@@ -108,6 +112,7 @@ def build_index(
         boxes=np.asarray(boxes, np.float64).reshape(-1, 4)[order].astype(np.float32),
         is_ignored=np.asarray(is_ignored, np.bool_)[order],
         masks=None if masks is None else _mask_table([masks[i] for i in order.tolist()]),
+        attributes=tuple(attributes),
     )
 
 

@@ -83,6 +83,12 @@ def mask_bounds(strings: Sequence[bytes], height: int) -> Array:
     return _bounding_rectangles(*_object_runs(*decode_counts(strings)), len(strings), height)
 
 
+def mask_areas(strings: Sequence[bytes]) -> Array:
+    """Returns the (G,) numbers of pixels of masks."""
+    _, length, owner = _object_runs(*decode_counts(strings))
+    return np.bincount(owner, weights=length, minlength=len(strings)).astype(np.int64)
+
+
 def rasterise(
     strings: Sequence[bytes],
     height: int,
