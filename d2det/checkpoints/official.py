@@ -55,29 +55,26 @@ _BACKGROUND_AWAY = ("D2Det_head.D2Det_instance.", "D2Det_head.fc_instance_iou.")
 _OLD_NAMES = ((re.compile(r"\.conv2_offset\."), ".conv2.conv_offset."),)
 
 
-def convert(path: Path | str, preset: Preset) -> dict[str, Tensor]:
-    """Returns the state dict of our network from the official checkpoint at `path`.
-
-    A `MismatchError` lists every tensor that is missing, left over or misshapen, by its official
-    name.
-    """
-    found = _rename_old(_load(Path(path)))
-    require_equal(
-        found,
-        official_shapes(preset.model),
-        f"{path} is not an official checkpoint for preset {preset.name}",
-    )
-    names = {name: _official_name(name) for name in _meta_state(preset.model)}
-    return {ours: _move_background(theirs, found[theirs]) for ours, theirs in names.items()}
-
-
 def convert_file(source: Path | str, destination: Path | str, preset: Preset) -> str:
     """Converts the official checkpoint `source` to our weights file `destination`.
 
     Returns the digest of the tensors. Ids and names of the classes are those of the preset.
     """
+    tensors = convert(_load(Path(source)), preset, str(source))
     categories = categories_of(preset.classes)
-    return save_tensors(destination, convert(source, preset), preset=preset, categories=categories)
+    return save_tensors(destination, tensors, preset=preset, categories=categories)
+
+
+def convert(state: Mapping[str, Tensor], preset: Preset, what: str) -> dict[str, Tensor]:
+    """Returns the state dict of our network from an official one.
+
+    A `MismatchError` that begins with `what` lists every tensor that is missing, left over or
+    misshapen, by its official name.
+    """
+    found = _rename_old(state)
+    require_equal(found, official_shapes(preset.model), f"{what} does not fit preset {preset.name}")
+    names = {name: _official_name(name) for name in _meta_state(preset.model)}
+    return {ours: _move_background(theirs, found[theirs]) for ours, theirs in names.items()}
 
 
 def official_shapes(config: ModelConfig) -> dict[str, Tensor]:
