@@ -5,7 +5,6 @@ Their class 0 is the background. Ours is the last, and has no mask channel and n
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from d2det.checkpoints.names import require_equal
+from d2det.checkpoints.pickles import read_pickled_state
 from d2det.checkpoints.weights import save_tensors
 from d2det.config import ModelConfig, Preset
 from d2det.models.build import build_detector
@@ -60,7 +60,7 @@ def convert_file(source: Path | str, destination: Path | str, preset: Preset) ->
 
     Returns the digest of the tensors. Ids and names of the classes are those of the preset.
     """
-    tensors = convert(_load(Path(source)), preset, str(source))
+    tensors = convert(read_pickled_state(Path(source)), preset, str(source))
     categories = categories_of(preset.classes)
     return save_tensors(destination, tensors, preset=preset, categories=categories)
 
@@ -116,18 +116,3 @@ def _rename_old(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = pattern.sub(replacement, name)
         renamed[name] = tensor
     return renamed
-
-
-def _load(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in the file. Only tensors and plain values are unpickled, never code."""
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a plain PyTorch checkpoint: {reason}") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict of tensors")
-    return dict(state)

@@ -7,18 +7,17 @@ Files are state dicts with torchvision's names (`.pth`, read without unpickling 
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
 
-import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from d2det.checkpoints.names import require_equal
+from d2det.checkpoints.pickles import read_pickled_state
 from d2det.models.detector import D2Det
 
 logger = logging.getLogger(__name__)
@@ -46,18 +45,12 @@ def load_trunk(model: D2Det, source: Path | str) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"no trunk weights at {path}")
+    if path.suffix != ".safetensors":
+        return read_pickled_state(path)
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as trunk weights: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} holds no state dict of tensors")
-    return state
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as trunk weights: {error}") from None
 
 
 def _fetch(kind: str) -> Mapping[str, Tensor]:

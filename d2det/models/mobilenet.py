@@ -57,8 +57,8 @@ class MobileNetV2(nn.Module):
         return tuple(stages)
 
     def _freeze(self, num_stages: int) -> None:
-        """Stops the stem (the first two layers) and `num_stages` further stages from learning."""
-        end = 1 if num_stages == 0 else _STAGE_ENDS[num_stages - 1]
+        """Stops the stem, which is the first layer, and `num_stages` stages from learning."""
+        end = (0, *_STAGE_ENDS)[num_stages]
         self.features[: end + 1].requires_grad_(False)
 
 

@@ -6,18 +6,19 @@ of their pre-training and learn only scale and shift.
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
     """Normalises (N, C, H, W) by the stored statistics, in training too; scale and shift learn."""
 
-    def train(self, mode: bool = True) -> Self:
-        """Returns self, always in evaluation mode."""
-        return super().train(False)
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x (N, C, H, W) normalised, scaled and shifted by channel."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 @torch.no_grad()

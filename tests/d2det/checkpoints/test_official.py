@@ -95,7 +95,7 @@ def test_a_file_becomes_verified_weights(tmp_path, legacy):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no checkpoint"),
+        (None, "no file"),
         (b"not a checkpoint", "cannot be read"),
         ({"state_dict": {}}, "no state dict"),
         ({"state_dict": {"a": 1}}, "no state dict"),

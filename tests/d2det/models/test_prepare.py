@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from d2det.models.prepare import DTYPES, prepare_for_inference
+from tests.d2det.models.small import pictures, small_detector
+
+
+def test_preparing_changes_no_detection():
+    model, batch = small_detector(), pictures((90, 120), (64, 64))
+    before = model.detect(batch)
+    after = prepare_for_inference(copy.deepcopy(model)).detect(batch)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_low_precision_runs_through_and_answers_in_float32(precision):
+    model = prepare_for_inference(small_detector(), precision)
+    assert all(p.dtype == DTYPES[precision] for p in model.parameters())
+    (found,) = model.detect(pictures((90, 120)))
+    assert len(found) > 0
+    for values in (found.boxes, found.scores, found.masks, found.mask_scores):
+        assert values.dtype == torch.float32
+        assert values.isfinite().all()
+
+
+def test_low_precision_features_are_close():
+    model, batch = small_detector(), pictures((90, 120))
+    exact = model.features(batch)
+    rounded = prepare_for_inference(copy.deepcopy(model), "bf16").features(batch)
+    for a, b in zip(exact, rounded, strict=True):
+        assert (a - b.float()).square().mean().sqrt() < 0.03 * a.square().mean().sqrt()
+
+
+def test_a_prepared_network_does_not_learn():
+    model = prepare_for_inference(small_detector())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
