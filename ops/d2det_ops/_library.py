@@ -96,6 +96,17 @@ def compiled(op: str, tensor: Tensor) -> bool:
     return has_kernel(op, tensor.device.type)
 
 
+def placement(op: str, tensor: Tensor) -> torch.device | None:
+    """Returns where a post-processing op runs compiled: on its own device, else the CPU, or None.
+
+    These ops take little data, so the trip to the CPU costs less than a twin on the GPU, which
+    would wait for the device at every step.
+    """
+    if has_kernel(op, tensor.device.type):
+        return tensor.device
+    return torch.device("cpu") if has_kernel(op, "cpu") else None
+
+
 @contextlib.contextmanager
 def twins_only() -> Iterator[None]:
     """Runs every op as its PyTorch twin inside the block (tests, benchmarks); not thread-safe."""

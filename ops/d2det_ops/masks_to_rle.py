@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
+
+from d2det_ops import _library
 
 Convention = Literal["exact", "released"]
 
@@ -29,12 +33,13 @@ def masks_to_rle(
 ) -> list[Rle]:
     """Returns the run-length encoded masks of D objects in the frame of a whole scene.
 
-    "exact" reads each mask at pixel centres, bilinearly, zero outside its grid (grid_sample with
-    align_corners=False). "released" is the official paste: the inclusive box is truncated to
-    integers and clipped to the scene, and the grid resized to it as cv2.resize does.
+    "exact" reads each grid at pixel centres, bilinearly, zero beyond it (grid_sample with
+    align_corners=False); a box without area gives an empty mask. "released" is the official paste:
+    the inclusive box is truncated to integers and clipped to the scene, and the grid resized to it
+    as cv2.resize does. Time follows the boxes' sides and outlines, whatever the scene's size.
 
     Args:
-        masks: (D, M, M) float probabilities on the grid of each box.
+        masks: (D, M, M) float probabilities on the grid of each box; computed in float32.
         boxes: (D, 4) float, half-open xyxy in the frame of a window of the scene.
         height, width: of the scene in pixels.
         threshold: pixels above it are inside.
@@ -42,17 +47,36 @@ def masks_to_rle(
         convention: which rule.
 
     Returns:
-        D encodings, the same bytes as pycocotools gives for the same pixels.
+        D encodings, the same bytes as pycocotools gives for the same pixels (which itself cannot
+        take a scene of 2^32 pixels or more; this can).
+
+    Raises:
+        ValueError: for shapes, a scene or a convention that make no sense.
     """
-    return masks_to_rle_reference(
-        masks,
-        boxes,
-        height=height,
-        width=width,
-        threshold=threshold,
-        origin=origin,
-        convention=convention,
+    _check(masks, boxes, height, width, threshold, convention)
+    masks, boxes = masks.detach().float(), boxes.detach().float()
+    if (device := _library.placement("masks_to_rle", masks)) is None:
+        return masks_to_rle_reference(
+            masks,
+            boxes,
+            height=height,
+            width=width,
+            threshold=threshold,
+            origin=origin,
+            convention=convention,
+        )
+    data, offsets = _library.op("masks_to_rle")(
+        masks.to(device),
+        boxes.to(device),
+        height,
+        width,
+        *origin,
+        threshold,
+        convention == "released",
     )
+    text, ends = bytes(data.cpu().numpy()), offsets.tolist()
+    size = (height, width)
+    return [Rle(size=size, counts=text[a:b]) for a, b in pairwise(ends)]
 
 
 def masks_to_rle_reference(
@@ -67,66 +91,103 @@ def masks_to_rle_reference(
 ) -> list[Rle]:
     """Returns what `masks_to_rle` returns, thresholding every pixel near the box of each object."""
     shift = torch.tensor(origin, dtype=torch.float64).repeat(2)
-    placed = boxes.detach().double().cpu() + shift
-    return [
-        _encode(*_paste(mask, box, height, width, threshold, convention), height, width)
-        for mask, box in zip(masks.detach().float().cpu(), placed, strict=True)
-    ]
+    placed = boxes.detach().float().cpu().double() + shift
+    encoded = []
+    for mask, (x1, y1, x2, y2) in zip(masks.detach().float().cpu(), placed.tolist(), strict=True):
+        x, across = _axis(mask.shape[1], x1, x2, width, convention)
+        y, down = _axis(mask.shape[0], y1, y2, height, convention)
+        padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))
+        rows = _interpolate(padded.T, across).T
+        encoded.append(_encode(_interpolate(rows, down) > threshold, x, y, height, width))
+    return encoded
 
 
-def _paste(
-    mask: Tensor, box: Tensor, height: int, width: int, threshold: float, convention: Convention
-) -> tuple[Tensor, int, int]:
-    """Returns the (h, w) bool pixels of a rectangle of the scene and its x and y."""
-    x, across = _axis_taps(mask.shape[1], float(box[0]), float(box[2]), width, convention)
-    y, down = _axis_taps(mask.shape[0], float(box[1]), float(box[3]), height, convention)
-    return (down @ mask @ across.T) > threshold, x, y
-
-
-def _axis_taps(
+def _axis(
     cells: int, low: float, high: float, size: int, convention: Convention
 ) -> tuple[int, Tensor]:
-    """Returns the first pixel of an axis and the (pixels, cells) interpolation weights."""
+    """Returns the first pixel of an axis, and where it and the next ones read the grid: (P,)."""
     if convention == "released":
-        first, last = max(int(low), 0), min(int(high - 1), size - 1)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return 0, torch.zeros(0)
+        first, last = min(max(int(low), 0), size), min(int(high - 1), size - 1)
         count = max(last - first + 1, 1)
-        at = ((torch.arange(count, dtype=torch.float64) + 0.5) * cells / count - 0.5).clamp(
-            0, cells - 1
-        )
-    else:
-        margin = (high - low) / cells
-        first = max(0, int(torch.tensor(low - margin).floor()))
-        count = max(0, min(size, int(torch.tensor(high + margin).ceil())) - first)
-        pixels = torch.arange(first, first + count, dtype=torch.float64) + 0.5
-        at = (pixels - low) * (cells / (high - low)) - 0.5
-    distance = (at[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
-    return first, (1 - distance).clamp(min=0).float()
+        at = (torch.arange(count, dtype=torch.float64) + 0.5) * (1 / (count / cells)) - 0.5
+        return first, at[: size - first].float().clamp(0, cells - 1)
+    scale = cells / (high - low) if high > low else 0.0
+    if not 0 < scale < math.inf:
+        return 0, torch.zeros(0)
+    first = max(0, math.floor(low - 1 / scale))
+    end = max(first, min(size, math.ceil(high + 1 / scale)))
+    pixels = torch.arange(first, end, dtype=torch.float64)
+    return first, (pixels + 0.5 - low) * scale - 0.5
+
+
+def _interpolate(padded: Tensor, at: Tensor) -> Tensor:
+    """Returns rows (P, K) read at positions `at` (P,) of a grid (M + 2, K) with a zero border."""
+    below = at.floor()
+    fraction = (at - below).float()[:, None]
+    cell = below.long().clamp(-1, len(padded) - 2) + 1
+    # Positions that far out read only zeros, whatever the fraction.
+    beyond = (below < -1) | (below >= len(padded) - 2)
+    value = padded[cell] * (1 - fraction) + padded[(cell + 1).clamp(max=len(padded) - 1)] * fraction
+    return torch.where(beyond[:, None], 0, value)
 
 
 def _encode(pixels: Tensor, x: int, y: int, height: int, width: int) -> Rle:
-    """Returns the encoding of `pixels` (h, w) placed at (x, y) of a scene."""
+    """Returns the encoding of `pixels` (h, w) bool placed at (x, y) of a scene."""
     on = pixels.T.nonzero()  # column-major
     at = (on[:, 0] + x) * height + on[:, 1] + y
-    if len(at) == 0:
-        return Rle(size=(height, width), counts=_compress([height * width]))
-    starts = torch.cat((torch.ones(1, dtype=torch.bool), at.diff() != 1))
-    ends = torch.cat((starts[1:], torch.ones(1, dtype=torch.bool)))
-    edges = torch.stack((at[starts], at[ends] + 1), 1).flatten()
-    counts = torch.cat((edges[:1], edges.diff())).tolist()
-    if (rest := height * width - int(edges[-1])) > 0:
-        counts.append(rest)
+    first = torch.ones(min(len(at), 1), dtype=torch.bool)
+    breaks = at.diff() != 1
+    starts, ends = at[torch.cat((first, breaks))], at[torch.cat((breaks, first))] + 1
+    edges = [0, *torch.stack((starts, ends), 1).flatten().tolist()]
+    counts = [after - before for before, after in pairwise(edges)]
+    if edges[-1] < height * width:
+        counts.append(height * width - edges[-1])
     return Rle(size=(height, width), counts=_compress(counts))
 
 
 def _compress(counts: list[int]) -> bytes:
-    """Returns COCO's text form: differences to the count two before, 5 bits a character."""
+    """Returns COCO's text form: differences to the count two before, five bits a character."""
     out = bytearray()
     for i, count in enumerate(counts):
         value = count - counts[i - 2] if i > 2 else count
-        while True:
+        more = True
+        while more:
             digit, value = value & 31, value >> 5
-            last = value == (-1 if digit & 16 else 0)
-            out.append((digit if last else digit | 32) + 48)
-            if last:
-                break
+            more = value != (-1 if digit & 16 else 0)
+            out.append((digit | 32 if more else digit) + 48)
     return bytes(out)
+
+
+def _check(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, convention: str
+) -> None:
+    if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or masks.shape[1] == 0:
+        raise ValueError(f"masks must be (D, M, M), got {tuple(masks.shape)}")
+    if boxes.shape != (len(masks), 4):
+        raise ValueError(f"boxes {tuple(boxes.shape)} do not fit {len(masks)} masks")
+    if height <= 0 or width <= 0:
+        raise ValueError(f"the scene must have pixels, got {height} x {width}")
+    if not threshold >= 0:
+        raise ValueError(f"threshold must not be negative, got {threshold}")
+    if convention not in ("exact", "released"):
+        raise ValueError(f'convention must be "exact" or "released", got {convention!r}')
+
+
+@_library.register_fake("masks_to_rle")
+def _(
+    masks: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    x: int,
+    y: int,
+    threshold: float,
+    released: bool,
+) -> tuple[Tensor, Tensor]:
+    length = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(length, dtype=torch.uint8),
+        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+    )

@@ -43,16 +43,22 @@ def nms(
         ValueError: for shapes, thresholds or limits that make no sense.
     """
     _check(boxes, scores, iou_threshold, groups, metric, max_keep)
-    if boxes.dtype in (torch.float16, torch.bfloat16) or scores.dtype != boxes.dtype:
-        wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
-        boxes, scores = boxes.to(wide), scores.to(wide)
-    if not _library.compiled("nms", boxes):
+    # One dtype of at least float32, as torchvision computes under autocast.
+    wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    boxes, scores = boxes.detach().to(wide), scores.detach().to(wide)
+    if (device := _library.placement("nms", boxes)) is None:
         return nms_reference(
             boxes, scores, iou_threshold, groups=groups, metric=metric, max_keep=max_keep
         )
-    limit = -1 if max_keep is None else max_keep
-    kept: Tensor = _library.op("nms")(boxes, scores, groups, iou_threshold, metric == "ios", limit)
-    return kept
+    kept: Tensor = _library.op("nms")(
+        boxes.to(device),
+        scores.to(device),
+        None if groups is None else groups.to(device),
+        iou_threshold,
+        metric == "ios",
+        -1 if max_keep is None else max_keep,
+    )
+    return kept.to(boxes.device)
 
 
 def nms_reference(

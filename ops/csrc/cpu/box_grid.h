@@ -1,7 +1,7 @@
 // A hash grid over boxes that finds those which may overlap a given one by more than a threshold.
 //
 // Boxes are kept apart by size octave: [2^e, 2^(e+1)) of their longer side, in square cells of side
-// 2^(e+1) by their centre. Two facts keep a search small when IoU > t is asked for. Sides and
+// 2^e by their centre. Two facts keep a search small when IoU > t is asked for. Sides and
 // their maximum differ by at most the factor t, so few octaves matter. On either axis the overlap
 // o of lengths a and b has o / (a + b - o) >= IoU > t, and o <= (a + b) / 2 - |distance of
 // centres|, so centres are closer than (a + b) (1 - t) / (2 (1 + t)).
@@ -65,8 +65,8 @@ class BoxGrid {
     if (place.kind == Kind::kGridded) ++counts_[place.octave - kLowest];
   }
 
-  // Whether `visit(id, box, area)` is true for some box that may be within `reach` of `box`; every
-  // such box of the group is visited until one is, and possibly others, of other groups too.
+  // Whether `visit(id, box, area)` is true for some box that may be within `reach` of `box`. Every
+  // such box of the group is visited until one is, and possibly others, of other groups, and twice.
   template <typename Visit>
   bool any(const Box<T>& box, int64_t group, const Reach& reach, const Visit& visit) const {
     const Place place = locate(box);
@@ -74,9 +74,14 @@ class BoxGrid {
     if (place.kind == Kind::kWild) return any_of_all(visit);
     if (any_in_chain(wild_, visit)) return true;
     const auto [first, last] = octaves(place.side, reach.side_ratio);
-    for (int octave = first; octave <= last; ++octave) {
-      if (counts_[octave - kLowest] == 0) continue;
-      if (any_in_octave(place, box, octave, group, reach, visit)) return true;
+    // Its own octave comes first: boxes that overlap much are mostly of one size.
+    for (int k = first - 1; k <= last; ++k) {
+      const int octave = k < first ? place.octave : k;
+      if (k == place.octave || counts_[octave - kLowest] == 0) continue;
+      const Window window = around(place, octave, reach);
+      // A large box among small ones: walking all boxes is cheaper than walking its cells.
+      if (window.cells() > static_cast<double>(nodes_.size())) return any_of_all(visit);
+      if (any_in_window(window, octave, group, visit)) return true;
     }
     return false;
   }
@@ -86,8 +91,12 @@ class BoxGrid {
   struct Place {
     Kind kind;
     int octave;
-    double side, x, y;  // longer side, centre
+    double width, height, side, x, y;  // the longer side, the centre
     int64_t column, row;
+  };
+  struct Window {
+    double left, right, top, bottom;  // cell numbers, inclusive
+    double cells() const { return (right - left + 1) * (bottom - top + 1); }
   };
   struct Node {
     Box<T> box;
@@ -95,18 +104,20 @@ class BoxGrid {
     int32_t next, id;
   };
   static constexpr int32_t kNone = -1;
-  static constexpr int kLowest = -40, kHighest = 40;      // octaves that are gridded
-  static constexpr double kFarthestCell = 1LL << 40;      // cell numbers stay exact integers
+  static constexpr int kLowest = -40, kHighest = 40;  // octaves that are gridded
+  static constexpr double kFarthestCell = 1LL << 40;  // cell numbers stay exact integers
 
-  static double cell_side(int octave) { return std::ldexp(1.0, octave + 1); }
+  static double cell_side(int octave) { return std::ldexp(1.0, octave); }
 
   // Boxes that fit no grid (infinite, NaN, absurdly large or far away) are wild: compared with all.
   static Place locate(const Box<T>& box) {
     const double width = static_cast<double>(box.x2) - box.x1;
     const double height = static_cast<double>(box.y2) - box.y1;
-    Place place{Kind::kWild, 0, std::max(width, height), 0, 0, 0, 0};
-    if (width <= 0 || height <= 0) place.kind = Kind::kEmpty;
-    if (!(width > 0 && height > 0)) return place;
+    Place place{Kind::kWild, 0, width, height, std::max(width, height), 0, 0, 0, 0};
+    if (width <= 0 || height <= 0) {
+      place.kind = Kind::kEmpty;
+      return place;
+    }
     if (!(place.side >= std::ldexp(1.0, kLowest) && place.side < std::ldexp(1.0, kHighest))) {
       return place;
     }
@@ -146,22 +157,22 @@ class BoxGrid {
     return mix(cell ^ layer) & (heads_.size() - 1);
   }
 
-  template <typename Visit>
-  bool any_in_octave(const Place& place, const Box<T>& box, int octave, int64_t group,
-                     const Reach& reach, const Visit& visit) const {
+  // The cells of `octave` that hold every centre within reach of the box at `place`.
+  static Window around(const Place& place, int octave, const Reach& reach) {
     const double cell = cell_side(octave), scale = 1 / cell;
-    const double width = static_cast<double>(box.x2) - box.x1;
-    const double height = static_cast<double>(box.y2) - box.y1;
-    const double across = reach.distance * (width + std::min(cell, width * reach.side_ratio));
-    const double down = reach.distance * (height + std::min(cell, height * reach.side_ratio));
-    const double columns = std::floor((place.x + across) * scale) - std::floor((place.x - across) * scale) + 1;
-    const double rows = std::floor((place.y + down) * scale) - std::floor((place.y - down) * scale) + 1;
-    // A large box among many small ones: walking all boxes is cheaper than walking its cells.
-    if (columns * rows > static_cast<double>(nodes_.size())) return any_of_all(visit);
-    const auto left = static_cast<int64_t>(std::floor((place.x - across) * scale));
-    const auto top = static_cast<int64_t>(std::floor((place.y - down) * scale));
-    for (int64_t row = top; row < top + static_cast<int64_t>(rows); ++row) {
-      for (int64_t column = left; column < left + static_cast<int64_t>(columns); ++column) {
+    // A box of this octave is shorter than two cells, and at most side_ratio times this one.
+    const double across = place.width + std::min(2 * cell, place.width * reach.side_ratio);
+    const double down = place.height + std::min(2 * cell, place.height * reach.side_ratio);
+    return {std::floor((place.x - reach.distance * across) * scale),
+            std::floor((place.x + reach.distance * across) * scale),
+            std::floor((place.y - reach.distance * down) * scale),
+            std::floor((place.y + reach.distance * down) * scale)};
+  }
+
+  template <typename Visit>
+  bool any_in_window(const Window& window, int octave, int64_t group, const Visit& visit) const {
+    for (auto row = static_cast<int64_t>(window.top); row <= window.bottom; ++row) {
+      for (auto column = static_cast<int64_t>(window.left); column <= window.right; ++column) {
         if (any_in_chain(heads_[slot(octave, column, row, group)], visit)) return true;
       }
     }
