@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2det.evaluation.matching import AREA_RANGES, match, outside, turns_by_score
+from d2det.evaluation.matching import AREA_RANGES, count_objects, match, outside, rank
 from d2det.evaluation.overlaps import find_pairs
 from d2det.evaluation.precision import NO_OBJECTS, RECALL_LEVELS, Curves, coco_curves
 from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
@@ -149,11 +149,7 @@ def coco_metrics_table(scores: CocoScores) -> list[tuple[str, ...]]:
 def _fast_curves(
     ground_truth: GroundTruth, detections: DetectionTable, kind: IouKind, cap: int
 ) -> Curves:
-    num_classes = len(ground_truth.categories)
-    group = detections.image * num_classes + detections.label
-    order, turns = turns_by_score(group, detections.ranking(kind))
-    order = order[turns[order] < cap]
-    ranked, turns = detections.select(order), turns[order]
+    ranked, turns = rank(detections, num_classes=len(ground_truth.categories), kind=kind, cap=cap)
     ignored = ground_truth.crowd[:, None] | outside(ground_truth.areas, AREA_RANGES)
     matches = match(
         find_pairs(ranked, ground_truth, min_iou=IOU_THRESHOLDS[0], kind=kind),
@@ -162,14 +158,12 @@ def _fast_curves(
         ignored=ignored,
         out_of_range=outside(ranked.areas(kind), AREA_RANGES),
     )
-    objects = np.zeros((num_classes, len(AREA_RANGES)), np.int64)
-    np.add.at(objects, ground_truth.label, ~ignored)
     return coco_curves(
         matches.status,
         label=ranked.label,
         scores=ranked.ranking(kind),
         turns=turns,
-        objects=objects,
+        objects=count_objects(ground_truth, ignored),
         caps=(1, 10, cap),
     )
 
@@ -233,18 +227,13 @@ def _reference_curves(
         run.params.maxDets = [1, min(10, cap), cap]
         run.evaluate()
         run.accumulate()
-    objects = np.zeros((len(ground_truth.categories), len(AREA_RANGES)), np.int64)
-    np.add.at(
-        objects,
-        ground_truth.label,
-        ~(ground_truth.crowd[:, None] | outside(ground_truth.areas, AREA_RANGES)),
-    )
+    ignored = ground_truth.crowd[:, None] | outside(ground_truth.areas, AREA_RANGES)
     assert np.array_equal(run.params.recThrs, RECALL_LEVELS)
     return Curves(
         precision=run.eval["precision"][..., -1],
         scores=run.eval["scores"][..., -1],
         recall=run.eval["recall"],
-        objects=objects,
+        objects=count_objects(ground_truth, ignored),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2det.evaluation.overlaps import Pairs
+from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 """What became of a detection."""
@@ -92,6 +93,26 @@ def match(
         own = ~foreign[turn][winner]
         taken[picked[own], t[own], a[own]] = True
     return Matches(status, chosen)
+
+
+def rank(
+    detections: DetectionTable, *, num_classes: int, kind: IouKind, cap: int
+) -> tuple[DetectionTable, NDArray[np.int64]]:
+    """Returns the best `cap` detections of each picture and class, and the turn of each, (D',).
+
+    They are ordered by picture, then class, then score.
+    """
+    group = detections.image * num_classes + detections.label
+    order, turns = turns_by_score(group, detections.ranking(kind))
+    order = order[turns[order] < cap]
+    return detections.select(order), turns[order]
+
+
+def count_objects(ground_truth: GroundTruth, ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns the (K, A) objects of each class and size that count; `ignored` is (G, A)."""
+    objects = np.zeros((len(ground_truth.categories), ignored.shape[1]), np.int64)
+    np.add.at(objects, ground_truth.label, ~ignored)
+    return objects
 
 
 def turns_by_score(

@@ -49,6 +49,15 @@ class Pairs:
         """Returns the pairs where `rows`, (P,) bool, is true."""
         return Pairs(self.detection[rows], self.object[rows], self.iou[rows], self.shared[rows])
 
+    def joined(self, other: Pairs) -> Pairs:
+        """Returns the pairs of both."""
+        return Pairs(
+            np.concatenate((self.detection, other.detection)),
+            np.concatenate((self.object, other.object)),
+            np.concatenate((self.iou, other.iou)),
+            np.concatenate((self.shared, other.shared)),
+        )
+
 
 def find_pairs(
     detections: DetectionTable,

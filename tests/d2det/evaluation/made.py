@@ -74,7 +74,7 @@ def one_class(rows: list[dict[str, Any]], *, images: int = 2) -> dict[str, Any]:
             {"id": i, "file_name": f"{i}.jpg", "height": 200, "width": 200} for i in range(images)
         ],
         "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [{"id": n + 1, "category_id": 1, **row} for n, row in enumerate(rows)],
+        "annotations": [{"id": n + 1, **row} for n, row in enumerate(rows)],
     }
 
 
