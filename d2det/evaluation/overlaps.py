@@ -13,13 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from d2det.evaluation.tables import (
-    DetectionTable,
-    GroundTruth,
-    IouKind,
-    mask_areas,
-    mask_boxes,
-)
+from d2det.evaluation.run_lengths import mask_areas, mask_boxes
+from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
 
 Partners = Literal["same", "other"]
 """Whether a detection is compared with objects of its own class, or with those of all others."""

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2det.evaluation.tables import DetectionTable, GroundTruth, as_rle, mask_boxes
+from d2det.evaluation.run_lengths import mask_boxes, read_masks
+from d2det.evaluation.tables import DetectionTable, GroundTruth
 from d2det.structures import Category, Detections, Rle
 
 logger = logging.getLogger(__name__)
@@ -293,9 +294,10 @@ def _masks(
     if key is None:
         return None
     sizes = ground_truth.sizes.tolist()
-    return tuple(
-        as_rle(row.get(key), sizes[picture], what=f"detection {n}")
-        for n, (row, picture) in enumerate(zip(rows, image.tolist(), strict=True))
+    return read_masks(
+        [row.get(key) for row in rows],
+        [sizes[picture] for picture in image.tolist()],
+        what="detection",
     )
 
 

@@ -8,15 +8,14 @@ the same decision where an overlap lies exactly on a threshold. Half-open, like 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from d2det.evaluation.run_lengths import mask_areas, read_masks
 from d2det.structures import Category, Rle
 
 IouKind = Literal["bbox", "segm"]
@@ -66,12 +65,7 @@ class GroundTruth:
         Raises:
             ValueError: an object has no segmentation, or one that does not fit its picture.
         """
-        return tuple(
-            as_rle(segmentation, self.sizes[image], what=f"object {index} of the ground truth")
-            for index, (segmentation, image) in enumerate(
-                zip(self.segmentations, self.image, strict=True)
-            )
-        )
+        return read_masks(self.segmentations, self.sizes[self.image].tolist(), what="object")
 
     def of_images(self, images: NDArray[np.bool_]) -> GroundTruth:
         """Returns the pictures where `images`, (I,) bool, is true, with their objects."""
@@ -177,45 +171,3 @@ class DetectionTable:
     def merged(self) -> DetectionTable:
         """Returns the detections that go with `GroundTruth.merged`."""
         return replace(self, label=np.zeros_like(self.label))
-
-
-def as_rle(segmentation: Any, size: Sequence[int] | NDArray[np.int64], *, what: str) -> Rle:
-    """Returns a COCO segmentation, polygons or run lengths, as compressed run lengths.
-
-    Args:
-        segmentation: polygons [[x, y, ...], ...], {"size", "counts"} with a list or a string.
-        size: (height, width) of the picture it must fit.
-        what: names the object in the error message.
-
-    Raises:
-        ValueError: it is missing, malformed or of another size than the picture.
-    """
-    height, width = int(size[0]), int(size[1])
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != (height, width):
-            raise ValueError(
-                f"{what}: mask of size {tuple(segmentation['size'])} in a picture of "
-                f"{(height, width)} (height, width)"
-            )
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            counts = coco_mask.frPyObjects([segmentation], height, width)[0]["counts"]
-        counts = counts.encode() if isinstance(counts, str) else counts
-        return Rle(size=(height, width), counts=counts)
-    polygons = [p for p in segmentation or () if len(p) >= 6]
-    if not polygons:
-        raise ValueError(f"{what}: no usable segmentation, so masks cannot be scored")
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return Rle(size=(height, width), counts=merged["counts"])
-
-
-def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
-    """Returns the (D,) areas of `masks` in pixels."""
-    # pycocotools 2.0.11 under NumPy 2 raises OverflowError for more than 255 masks at once.
-    parts = [coco_mask.area(list(masks[n : n + 255])) for n in range(0, len(masks), 255)]
-    return np.concatenate([np.zeros(0), *parts])
-
-
-def mask_boxes(masks: Sequence[Rle]) -> NDArray[np.float64]:
-    """Returns the (D, 4) smallest boxes (x, y, width, height) around `masks`."""
-    return np.asarray(coco_mask.toBbox(list(masks)), np.float64).reshape(-1, 4)

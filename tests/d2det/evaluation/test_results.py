@@ -124,7 +124,13 @@ def test_polygons_and_both_kinds_of_run_lengths_are_one_mask() -> None:
         ({"bbox": [0, 0, 1]}, "detection 0: bad or missing 'bbox'"),
         ({"bbox": [0, 0, -1, 1]}, "detection 0 has a box of negative size"),
         ({"score": "high"}, "detection 0: bad or missing 'score'"),
-        ({"segmentation": {"size": [5, 5], "counts": "0"}}, "detection 0: mask of size"),
+        ({"segmentation": {"size": [5, 5], "counts": "0"}}, r"0: mask of size \[5, 5\]"),
+        ({"segmentation": [[0, 0, 9, 0]]}, "detection 0: polygon of 4 numbers"),
+        ({"segmentation": {"size": [200, 200], "counts": "é"}}, "not a COCO run-length code"),
+        ({"segmentation": {"size": [200, 200], "counts": "1q"}}, "not a COCO run-length code"),
+        ({"segmentation": {"size": [200, 200], "counts": "1P"}}, "not a COCO run-length code"),
+        ({"segmentation": {"size": [200, 200], "counts": ""}}, "not a COCO run-length code"),
+        ({"segmentation": {"size": [200, 200], "counts": [3, -1]}}, "detection 0: run lengths"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -195,5 +201,5 @@ def test_files_that_are_not_json_or_not_there_are_named(tmp_path) -> None:
 
 def test_objects_without_segmentation_are_named_when_masks_are_scored() -> None:
     truth = read_ground_truth(one_class([truth_row(0, 1, [0, 0, 5, 5])]))
-    with pytest.raises(ValueError, match="object 0 of the ground truth: no usable segmentation"):
+    with pytest.raises(ValueError, match="object 0 has no segmentation"):
         _ = truth.masks
