@@ -57,7 +57,14 @@ def extensions() -> list[Extension]:
     """Returns the libraries to build: the CPU one, and the CUDA one where it is wanted."""
     found = [library("_C", ["ops/csrc/*.cpp", "ops/csrc/cpu/*.cpp"], "torch_cpu")]
     if wants_cuda():
-        found.append(library("_C_cuda", ["ops/csrc/cuda/*.cu"], "torch_cuda", "torch_cpu"))
+        found.append(
+            library(
+                "_C_cuda",
+                ["ops/csrc/build_info.cpp", "ops/csrc/cuda/*.cu"],
+                "torch_cuda",
+                "torch_cpu",
+            )
+        )
     return [extension for extension in found if extension.sources]
 
 

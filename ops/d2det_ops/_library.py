@@ -23,6 +23,8 @@ from d2det_ops._sources import csrc_digest
 
 PACKAGE = Path(__file__).resolve().parent
 OPS = ("deform_roi_pool", "adaptive_pool", "masks_to_rle", "nms", "soft_nms")
+CPU_SERVES = frozenset({"masks_to_rle", "nms", "soft_nms"})
+"""Post-processing: little data, so without a CUDA kernel a trip to the CPU is the next best."""
 REBUILD = "python setup.py build_ext --inplace"
 
 logger = logging.getLogger("d2det_ops")
@@ -97,14 +99,13 @@ def compiled(op: str, tensor: Tensor) -> bool:
 
 
 def placement(op: str, tensor: Tensor) -> torch.device | None:
-    """Returns where a post-processing op runs compiled: on its own device, else the CPU, or None.
+    """Returns where `op` runs compiled for `tensor`: there, for some ops else the CPU, or None.
 
-    These ops take little data, so the trip to the CPU costs less than a twin on the GPU, which
-    would wait for the device at every step.
+    The twins of the CPU_SERVES ops would wait for a GPU at every step.
     """
     if has_kernel(op, tensor.device.type):
         return tensor.device
-    return torch.device("cpu") if has_kernel(op, "cpu") else None
+    return torch.device("cpu") if op in CPU_SERVES and has_kernel(op, "cpu") else None
 
 
 @contextlib.contextmanager

@@ -189,5 +189,5 @@ def _(
     length = torch.library.get_ctx().new_dynamic_size()
     return (
         masks.new_empty(length, dtype=torch.uint8),
-        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+        masks.new_empty(masks.shape[0] + 1, dtype=torch.int64),
     )

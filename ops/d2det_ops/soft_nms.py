@@ -109,7 +109,7 @@ def _check(
 ) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must be (D, 4), got {tuple(boxes.shape)}")
-    if scores.ndim != 2 or len(scores) != len(boxes):
+    if scores.ndim != 2 or scores.shape[0] != boxes.shape[0]:
         raise ValueError(f"scores {tuple(scores.shape)} do not fit boxes {tuple(boxes.shape)}")
     if method not in ("linear", "gaussian"):
         raise ValueError(f'method must be "linear" or "gaussian", got {method!r}')
