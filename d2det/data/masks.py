@@ -51,6 +51,24 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     raise ValueError(f"segmentation is {segmentation!r:.60}, neither polygons nor run lengths")
 
 
+def encode_crop(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> bytes:
+    """Returns as compressed run lengths of a picture the mask, (h, w), whose corner is at (x, y).
+
+    Costs what the crop costs, however large the picture is.
+    """
+    steps = np.diff(np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    column, row = np.nonzero(steps)  # the first pixel of each run down a column, and its end
+    edges = (x + column) * height + y + row
+    # A run that reaches the picture's last row and goes on in the next column is one run.
+    joined = edges[1:] == edges[:-1]
+    edges = edges[~(np.append(joined, False) | np.append(False, joined))[: len(edges)]]
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    if counts[-1] == 0 and len(counts) > 1:
+        counts.pop()
+    runs = {"size": [height, width], "counts": counts}
+    return bytes(pycocotools.mask.frPyObjects(runs, height, width)["counts"])
+
+
 def decode_counts(strings: Sequence[bytes]) -> tuple[Array, Array]:
     """Returns the run lengths of G compressed strings: (R,) counts and (G + 1,) where each begins.
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2det.data.masks import decode_counts, encode_segmentation, rasterise
+from d2det.data.masks import (
+    decode_counts,
+    encode_crop,
+    encode_segmentation,
+    mask_areas,
+    mask_bounds,
+    rasterise,
+)
 from d2det.structures import CroppedMasks
 
 
@@ -81,6 +88,17 @@ def test_rectangles_hug_the_objects():
     assert rasterise(strings, 50, 60).rectangles.tolist() == [[20, 10, 7, 4]]
 
 
+def test_areas_and_bounds_are_those_of_the_pixels():
+    canvas = np.zeros((50, 60), np.uint8)
+    canvas[10:14, 20:27] = 1
+    canvas[11, 22] = 0
+    strings = [
+        pycocotools.mask.encode(np.asfortranarray(c))["counts"] for c in (canvas, canvas * 0)
+    ]
+    assert mask_areas(strings).tolist() == [27, 0]
+    assert mask_bounds(strings, 50).tolist() == [[20, 10, 7, 4], [0, 0, 1, 1]]
+
+
 def test_compressed_and_uncompressed_run_lengths_and_polygons_agree():
     polygons = [[3.0, 4.0, 30.5, 6.0, 18.0, 33.3]]
     canvas = reference(polygons, 40, 50)
@@ -92,6 +110,23 @@ def test_compressed_and_uncompressed_run_lengths_and_polygons_agree():
     assert encode_segmentation(polygons, 40, 50) == compressed
     assert encode_segmentation(runs, 40, 50) == compressed
     assert encode_segmentation(text, 40, 50) == compressed
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    crop=st.tuples(st.integers(0, 11), st.integers(0, 11), st.integers(1, 12), st.integers(1, 12)),
+    density=st.sampled_from([0, 0.1, 0.6, 1]),
+)
+def test_crops_are_encoded_as_their_canvas_would_be(seed, size, crop, density):
+    (height, width), (x, y, w, h) = size, crop
+    x, y = min(x, width - 1), min(y, height - 1)
+    w, h = min(w, width - x), min(h, height - y)
+    mask = np.random.default_rng(seed).random((h, w)) < density
+    canvas = np.zeros((height, width), np.uint8, order="F")
+    canvas[y : y + h, x : x + w] = mask
+    assert encode_crop(mask, x, y, height, width) == pycocotools.mask.encode(canvas)["counts"]
 
 
 @pytest.mark.parametrize("segmentation", [None, [], "", "[]"])
