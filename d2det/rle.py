@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from d2det.ragged import Ints, ragged
 from d2det.structures import Rle
@@ -21,20 +22,36 @@ _DIGIT_BITS, _MORE, _ZERO = 5, 32, 48
 
 def read_counts(counts: bytes) -> Ints:
     """Returns the (R,) run lengths, alternately off and on, in COCO's compressed text."""
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - _ZERO
-    if len(digits) == 0:
-        return digits
-    is_last = (digits & _MORE) == 0
-    ends = np.flatnonzero(is_last)
+    return read_many([counts])[0]
+
+
+def read_many(texts: Sequence[bytes]) -> tuple[Ints, Ints]:
+    """Returns the run lengths of M masks end to end, (R,), and the (M + 1,) places they begin at.
+
+    All texts at once: the masks of a picture cost little more than one.
+    """
+    digits = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - _ZERO
+    ends = np.flatnonzero((digits & _MORE) == 0)
+    begins = np.searchsorted(ends, np.cumsum([0, *map(len, texts)]))
+    if len(ends) == 0:
+        return digits, begins
     starts = np.concatenate(([0], ends[:-1] + 1))
     place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
     values = np.add.reduceat((digits & 31) << (_DIGIT_BITS * place), starts)
     is_negative = (digits[ends] & 16) != 0
     values -= is_negative.astype(np.int64) << (_DIGIT_BITS * (ends - starts + 1))
     # From the fourth on, each is the difference to the one two before.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    number = np.arange(len(values)) - np.repeat(begins[:-1], np.diff(begins))
+    for first in (1, 2):
+        chain = np.flatnonzero((number >= first) & (number % 2 == first % 2))
+        values[chain] = _restarting_cumsum(values[chain], number[chain] == first)
+    return values, begins
+
+
+def _restarting_cumsum(values: Ints, restarts: NDArray[np.bool_]) -> Ints:
+    """Running sums that begin anew where `restarts` is true; it is true at the first entry."""
+    total, first = np.cumsum(values), np.flatnonzero(restarts)
+    return total - np.repeat(total[first] - values[first], np.diff([*first, len(values)]))
 
 
 def write_counts(runs: Ints) -> bytes:

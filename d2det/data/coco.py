@@ -19,8 +19,9 @@ _ANNOTATION_PLACES = (
     "instances_{split}.json",
     "{split}/_annotations.coco.json",
     "{split}.json",
+    "{split}/instancesonly_filtered_{split}.json",
 )
-"""COCO 2017 first, then the habits of tools that write its format."""
+"""COCO 2017 first, then the habits of tools that write its format, and iSAID's patches."""
 _IMAGE_PLACES = (
     "images/{name}",
     "{name}",

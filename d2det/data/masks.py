@@ -19,6 +19,7 @@ import pycocotools.mask
 import torch
 from numpy.typing import NDArray
 
+from d2det import rle
 from d2det.structures import CroppedMasks
 
 MAX_COORDINATE = 1e6
@@ -57,40 +58,9 @@ def encode_crop(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int
     Costs what the crop costs, however large the picture is.
     """
     steps = np.diff(np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    column, row = np.nonzero(steps)  # the first pixel of each run down a column, and its end
+    column, row = np.nonzero(steps)  # first pixel of each run down a column, and its end
     edges = (x + column) * height + y + row
-    # A run that reaches the picture's last row and goes on in the next column is one run.
-    joined = edges[1:] == edges[:-1]
-    edges = edges[~(np.append(joined, False) | np.append(False, joined))[: len(edges)]]
-    counts = np.diff(edges, prepend=0, append=height * width).tolist()
-    if counts[-1] == 0 and len(counts) > 1:
-        counts.pop()
-    runs = {"size": [height, width], "counts": counts}
-    return bytes(pycocotools.mask.frPyObjects(runs, height, width)["counts"])
-
-
-def decode_counts(strings: Sequence[bytes]) -> tuple[Array, Array]:
-    """Returns the run lengths of G compressed strings: (R,) counts and (G + 1,) where each begins.
-
-    All strings at once: base-32 digits, least significant first, sign in the last; from the fourth
-    on a count is stored as the difference to the one before the last (COCO maskApi).
-    """
-    text = np.frombuffer(b"".join(strings), np.uint8)
-    offsets = np.cumsum([0, *map(len, strings)])
-    codes = text.astype(np.int64) - 48
-    last = np.flatnonzero(codes & 32 == 0)
-    bounds = np.searchsorted(last, offsets)
-    if not len(last):
-        return np.zeros(0, np.int64), bounds
-    first = np.append(0, last[:-1] + 1)
-    shift = 5 * (np.arange(len(codes)) - np.repeat(first, last + 1 - first))
-    counts = np.add.reduceat((codes & 31) << shift, first)
-    counts |= np.where(codes[last] & 16, -1 << (shift[last] + 5), 0)
-    place = np.arange(len(counts)) - np.repeat(bounds[:-1], np.diff(bounds))
-    for parity, begin in ((1, 1), (0, 2)):
-        chain = np.flatnonzero((place % 2 == parity) & (place >= begin))
-        counts[chain] = _restarting_cumsum(counts[chain], place[chain] == begin)
-    return counts, bounds
+    return rle.from_intervals(edges.reshape(-1, 2), (height, width))["counts"]
 
 
 def mask_bounds(strings: Sequence[bytes], height: int) -> Array:
@@ -98,12 +68,12 @@ def mask_bounds(strings: Sequence[bytes], height: int) -> Array:
 
     A mask without pixels has the rectangle (0, 0, 1, 1).
     """
-    return _bounding_rectangles(*_object_runs(*decode_counts(strings)), len(strings), height)
+    return _bounding_rectangles(*_object_runs(*rle.read_many(strings)), len(strings), height)
 
 
 def mask_areas(strings: Sequence[bytes]) -> Array:
     """Returns the (G,) numbers of pixels of masks."""
-    _, length, owner = _object_runs(*decode_counts(strings))
+    _, length, owner = _object_runs(*rle.read_many(strings))
     return np.bincount(owner, weights=length, minlength=len(strings)).astype(np.int64)
 
 
@@ -126,7 +96,7 @@ def rasterise(
 
     A mask that is empty, or vanishes in the resize, has a rectangle of one pixel, and it is 0.
     """
-    counts, bounds = decode_counts(strings)
+    counts, bounds = rle.read_many(strings)
     rectangles, starts, columns = _fill_rectangles(counts, bounds, height)
     target_height, target_width = size or (height, width)
     x_spans = _Axis(width, target_width, mirrored[0]).spans(rectangles[:, 0], rectangles[:, 2])
@@ -230,15 +200,6 @@ def _bounding_rectangles(
     return rectangles
 
 
-def _restarting_cumsum(values: Array, restarts: NDArray[np.bool_]) -> Array:
-    """Running sums that begin anew where `restarts` is true (true at the first entry)."""
-    if not len(values):
-        return values
-    total = np.cumsum(values)
-    first = np.flatnonzero(restarts)
-    return total - np.repeat(total[first] - values[first], np.diff(np.append(first, len(values))))
-
-
 def _encode_polygons(polygons: list[Any], height: int, width: int) -> bytes:
     for polygon in polygons:
         if not isinstance(polygon, list):
@@ -250,8 +211,8 @@ def _encode_polygons(polygons: list[Any], height: int, width: int) -> bytes:
                 raise ValueError(f"polygon holds {value!r:.40}, which is not a finite number")
             if abs(value) > MAX_COORDINATE:
                 raise ValueError(f"polygon corner at {value:g} is far outside any picture")
-    rles = pycocotools.mask.frPyObjects(polygons, height, width)
-    return bytes(rles[0]["counts"] if len(rles) == 1 else pycocotools.mask.merge(rles)["counts"])
+    rings = pycocotools.mask.frPyObjects(polygons, height, width)
+    return bytes(pycocotools.mask.merge(rings)["counts"])
 
 
 def _encode_runs(runs: dict[str, Any], height: int, width: int) -> bytes:
@@ -270,10 +231,7 @@ def _encode_runs(runs: dict[str, Any], height: int, width: int) -> bytes:
         raise ValueError(
             f"run lengths sum to {lengths.sum()}, the picture has {height * width} pixels"
         )
-    if isinstance(counts, bytes):
-        return counts
-    rle = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return bytes(rle["counts"])
+    return counts if isinstance(counts, bytes) else rle.write_counts(lengths)
 
 
 def _checked_lengths(counts: list[Any]) -> Array:
@@ -290,4 +248,4 @@ def _decode_untrusted(counts: bytes) -> Array:
     digits = np.diff(np.flatnonzero((codes - 48) & 32 == 0), prepend=-1)
     if digits.max() > _MAX_DIGITS:
         raise ValueError("run lengths hold a count of more than 35 bits")
-    return decode_counts([counts])[0]
+    return rle.read_counts(counts)

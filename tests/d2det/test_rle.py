@@ -1,5 +1,7 @@
 """Run-length masks equal pycocotools on the same pixels."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,3 +58,13 @@ def test_scenes_beyond_32_bit_pixel_numbers_keep_their_masks(side: int) -> None:
     assert rle.area(placed) == 12
     assert rle.to_intervals(placed)[-1].tolist() == [side * side - 3, side * side]
     assert rle.read_counts(placed["counts"]).sum() == side * side
+
+
+@given(st.lists(masks, max_size=5))
+@settings(deadline=None)
+def test_reading_many_is_reading_each(several: list[np.ndarray]) -> None:
+    texts = [encode(mask)["counts"] for mask in several]
+    runs, begins = rle.read_many(texts)
+    assert begins.tolist() == np.cumsum([0, *(len(rle.read_counts(t)) for t in texts)]).tolist()
+    for text, (begin, end) in zip(texts, pairwise(begins.tolist()), strict=True):
+        assert np.array_equal(runs[begin:end], rle.read_counts(text))

@@ -94,6 +94,7 @@ def test_a_missing_picture_is_named(make_coco):
         ("instances_train.json", "images/1.jpg", ""),
         ("train/_annotations.coco.json", "train/1.jpg", ""),
         ("train.json", "1.jpg", ""),
+        ("train/instancesonly_filtered_train.json", "train/images/1.jpg", ""),
         ("odd/labels.json", "images/1.jpg", "odd/labels.json"),
     ],
 )
