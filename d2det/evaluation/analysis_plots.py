@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from d2det.evaluation.coco import IOU_THRESHOLDS, CocoScores
 from d2det.evaluation.confusion import ConfusionMatrix
+from d2det.evaluation.error_analysis import ErrorAnalysis
 from d2det.evaluation.error_curves import STAGES, ErrorCurves
 from d2det.evaluation.error_types import ERROR_TYPES, ErrorTypes
 from d2det.evaluation.matching import AREA_NAMES
@@ -33,6 +34,19 @@ STAGE_COLOURS = ("#e6e9ee", "#9cbfe8", "#3b6fb6", "#c8504b", "#4c9f70", "#8466b0
 """Grey for what is reached at IoU 0.75, then one colour for what each error costs."""
 _READABLE_CELLS = 45
 """Classes up to which numbers fit into the cells of a confusion matrix."""
+
+
+def analysis_figures(analysis: ErrorAnalysis) -> dict[str, Figure]:
+    """Returns all figures of an analysis by the names of their files, single classes left out."""
+    return {
+        "curves": error_curves_figure(analysis.curves),
+        "breakdown": error_breakdown_figure(analysis.curves),
+        "precision_recall": precision_recall_figure(analysis.scores),
+        "class_ap": class_ap_figure(analysis.scores),
+        "error_types": error_types_figure(analysis.types),
+        "confusion": confusion_figure(analysis.confusion),
+        "scores": scores_figure(analysis.thresholds),
+    }
 
 
 def error_curves_figure(curves: ErrorCurves, label: int | None = None) -> Figure:

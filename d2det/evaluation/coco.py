@@ -124,26 +124,21 @@ def evaluate_coco(
 
 def coco_metrics_table(scores: CocoScores) -> list[tuple[str, ...]]:
     """Returns the per-class table as rows of text, header first, classes by descending AP."""
-    header = ("class", "objects", "detections", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
-    rows = sorted(scores.per_class, key=lambda row: -row.ap)
-    return [
-        header,
-        *(
-            (
-                row.category.name,
-                str(row.num_objects),
-                str(row.num_detections),
-                *(
-                    "-" if value == NO_OBJECTS else f"{100 * value:.1f}"
-                    for value in (
-                        *(row.ap, row.ap50, row.ap75),
-                        *(row.ap_small, row.ap_medium, row.ap_large, row.ar),
-                    )
-                ),
-            )
-            for row in rows
-        ),
+    rows: list[tuple[str, ...]] = [
+        ("class", "objects", "detections", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
     ]
+    for row in sorted(scores.per_class, key=lambda row: -row.ap):
+        values = (row.ap, row.ap50, row.ap75, row.ap_small, row.ap_medium, row.ap_large, row.ar)
+        numbers = (percent(value) for value in values)
+        rows.append(
+            (row.category.name, f"{row.num_objects:,}", f"{row.num_detections:,}", *numbers)
+        )
+    return rows
+
+
+def percent(value: float) -> str:
+    """Returns a score in points, "-" where there was nothing to measure."""
+    return "-" if value == NO_OBJECTS else f"{100 * value:.1f}"
 
 
 def _fast_curves(
