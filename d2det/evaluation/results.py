@@ -254,11 +254,12 @@ def _is_bad(row: Mapping[str, Any], key: str, dtype: Any) -> bool:
 def _positions(
     known: NDArray[np.int64], wanted: NDArray[np.int64], what: str, kind: str
 ) -> NDArray[np.int64]:
-    """Index in `known` (ascending) of each of `wanted`."""
-    position = np.searchsorted(known, wanted)
-    unknown = np.ones(len(wanted), bool)
-    inside = position < len(known)
-    unknown[inside] = known[position[inside]] != wanted[inside]
+    """Index in `known` of each of `wanted`."""
+    order = np.argsort(known)
+    place = np.searchsorted(known, wanted, sorter=order)
+    # A number above all known ones is compared with the largest, and differs.
+    position = order[np.minimum(place, len(known) - 1)] if len(known) else place
+    unknown = known[position] != wanted if len(known) else np.ones(len(wanted), bool)
     if unknown.any():
         first = np.flatnonzero(unknown)[0]
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from d2det.data.index import DatasetIndex
 from d2det.evaluation.run_lengths import mask_areas, read_masks
 from d2det.structures import Category, Rle
 
@@ -28,7 +29,7 @@ class GroundTruth:
 
     image_ids: (I,) int64, ascending.  file_names: I names.  sizes: (I, 2) int64 (height, width).
     attributes: I sets of words that describe a picture ("night", "fog"), often empty.
-    categories: K, ascending ids.  supercategories: K names of the group a category belongs to.
+    categories: K classes.  supercategories: K names of the groups they belong to.
     image: (G,) int64 index in `image_ids`.  label: (G,) int64 index in `categories`.
     boxes: (G, 4) float64.  areas: (G,) float64, of the mask where there is one.
     crowd: (G,) bool, a region of many objects that any number of detections may hit unpunished.
@@ -52,6 +53,46 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @classmethod
+    def from_index(cls, index: DatasetIndex) -> GroundTruth:
+        """Returns the ground truth of a data set read by `d2det.data`, whatever its own format.
+
+        Ignored objects (crowds, ignore regions) become crowd regions, and sizes are those of masks,
+        or of boxes without. COCO files state sizes of their own: `read_ground_truth` keeps them.
+        """
+        by_id = np.argsort(index.image_ids)
+        place = np.empty(len(by_id), np.int64)
+        place[by_id] = np.arange(len(by_id))
+        image = np.repeat(place, np.diff(index.starts))
+        sizes = index.image_sizes[by_id]
+        corners = index.boxes.astype(np.float64)
+        boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1)
+        strings = [b"" if index.masks is None else index.masks[n] for n in range(len(boxes))]
+        segmentations = tuple(
+            {"size": sizes[i].tolist(), "counts": text} if text else None
+            for i, text in zip(image, strings, strict=True)
+        )
+        if all(strings):
+            areas = mask_areas(read_masks(segmentations, sizes[image].tolist(), what="object"))
+        else:
+            areas = boxes[:, 2] * boxes[:, 3]
+        words = index.attributes or (frozenset(),) * len(by_id)
+        return cls(
+            image_ids=index.image_ids[by_id],
+            file_names=tuple(index.file_names[i] for i in by_id),
+            sizes=sizes,
+            attributes=tuple(words[i] for i in by_id),
+            categories=index.categories,
+            supercategories=("",) * len(index.categories),
+            image=image,
+            label=index.labels,
+            boxes=boxes,
+            areas=areas,
+            crowd=index.is_ignored,
+            ignore=np.zeros(len(boxes), bool),
+            segmentations=segmentations,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
