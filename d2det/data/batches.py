@@ -17,6 +17,8 @@ def collate(
     examples: Sequence[tuple[NDArray[np.uint8], Target]],
     image_keys: Sequence[int],
     config: InputConfig,
+    *,
+    pin_memory: bool = False,
 ) -> TrainingBatch:
     """Returns the examples as one batch; no example at all gives a batch of no picture.
 
@@ -24,9 +26,11 @@ def collate(
         examples: N resized pictures, (H, W, 3) uint8 RGB, with their objects.
         image_keys: `rng.key(seed, epoch, image_id)` of each.
         config: mean and deviation of the pixels.
+        pin_memory: make the pixels in page-locked memory.
     """
+    pictures = [image for image, _ in examples]
     return TrainingBatch(
-        images=to_batch([image for image, _ in examples], config) if examples else empty_images(),
+        images=to_batch(pictures, config, pin_memory=pin_memory) if pictures else empty_images(),
         targets=tuple(target for _, target in examples),
         image_keys=tuple(image_keys),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
@@ -133,11 +133,8 @@ class TrainingLoader:
     def _join(
         self, examples: list[Future[Example]], keys: list[int], config: InputConfig
     ) -> TrainingBatch:
-        batch = collate([example.result() for example in examples], keys, config)
-        if not self._pin_memory:
-            return batch
-        images = replace(batch.images, pixels=batch.images.pixels.pin_memory())
-        return replace(batch, images=images)
+        ready = [example.result() for example in examples]
+        return collate(ready, keys, config, pin_memory=self._pin_memory)
 
 
 @dataclass(frozen=True)

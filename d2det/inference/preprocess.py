@@ -46,17 +46,23 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // PAD_MULTIPLE) * PAD_MULTIPLE, -(-width // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-def to_batch(images: Sequence[NDArray[np.uint8]], config: InputConfig) -> ImageBatch:
+def to_batch(
+    images: Sequence[NDArray[np.uint8]], config: InputConfig, *, pin_memory: bool = False
+) -> ImageBatch:
     """Returns resized pictures, each (H, W, 3) uint8 RGB, normalised and zero-padded to one shape.
 
     (x - mean) / std with every operand float32: other orders of the arithmetic differ in the last
     bit. Padding happens after normalisation, so padded pixels are the mean colour.
+
+    pin_memory: make the batch in page-locked memory, from which a GPU copies while it computes;
+        torch keeps such memory for the next batch.
     """
     if not images:
         raise ValueError("a batch needs at least one picture")
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
     height, width = padded_size(*sizes.amax(0).tolist())
-    pixels = torch.zeros((len(images), 3, height, width), dtype=torch.float32)
+    shape = (len(images), 3, height, width)
+    pixels = torch.zeros(shape, dtype=torch.float32, pin_memory=pin_memory)
     mean = torch.tensor(config.mean, dtype=torch.float32)[:, None, None]
     std = torch.tensor(config.std, dtype=torch.float32)[:, None, None]
     for slot, image in zip(pixels, images, strict=True):

@@ -18,12 +18,23 @@ def test_every_picture_comes_exactly_once_an_epoch(count, batch, epoch):
     assert all(len(step) == batch for step in steps[:-1])
 
 
-def test_steps_are_of_one_orientation_but_for_the_rest():
-    pictures = sizes(1000)
+def test_pictures_of_similar_shape_go_together():
+    pictures = sizes(2000)
+    shape = np.log(pictures[:, 1] / pictures[:, 0])
     steps = epoch_batches(pictures, global_batch=8, seed=0, epoch=0)
-    mixed = [len({bool(h < w) for h, w in pictures[step]}) > 1 for step in steps]
-    assert sum(mixed) <= 2
-    assert not any(mixed[:-2])
+    spread = np.mean([np.ptp(shape[step]) for step in steps])
+    anyhow = np.mean([np.ptp(shape[i : i + 8]) for i in range(0, 2000, 8)])
+    assert spread < anyhow / 5
+
+
+def test_company_changes_from_epoch_to_epoch():
+    pictures = sizes(400)
+    pairs = []
+    for epoch in range(2):
+        steps = epoch_batches(pictures, global_batch=4, seed=0, epoch=epoch)
+        pairs.append({(a, b) for step in steps for a in step.tolist() for b in step.tolist()})
+    again = len(pairs[0] & pairs[1]) - 400
+    assert again < 0.2 * (len(pairs[0]) - 400)
 
 
 def test_order_is_a_pure_function_of_seed_and_epoch():
