@@ -134,6 +134,8 @@ class InferenceConfig(Config):
     soft_nms_iou: float = 0.5
     soft_nms_min_score: float = 1e-3
     max_detections: int = 100
+    masks: bool = True
+    """Predict masks where the network has the branch."""
 
 
 class ModelConfig(Config):
@@ -166,6 +168,9 @@ class InputConfig(Config):
     """Pixels of the shorter side after resizing."""
     long_side: int = Field(default=1333, ge=32)
     """Pixels the longer side may not pass."""
+    tta_factors: tuple[float, ...] = (0.75, 1.25)
+    """Views that test-time augmentation adds to the plain one, as factors of both sides; all are
+    mirrored too."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """RGB, in 0..255."""
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)

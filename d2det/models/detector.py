@@ -133,7 +133,7 @@ class D2Det(nn.Module):
 
     def _masks(self, features: Sequence[Tensor], found: Candidates) -> tuple[Tensor, Tensor] | None:
         """Probabilities (D, M, M) and scores (D,) of masks in the regressed boxes."""
-        if self.mask is None:
+        if self.mask is None or not self.config.inference.masks:
             return None
         pooled = align_rois(features, as_rois(found.boxes, found.image_index))
         trunk = self.regression(pooled).features

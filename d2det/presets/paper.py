@@ -70,7 +70,7 @@ R101_DCN_MULTISCALE = Preset(
     summary="D2Det*: as d2det_r101_dcn, trained at many scales; predict with --tta",
     paper="box AP 50.1 test-dev (the scales are not published; these are ours)",
     model=R101_DCN.model,
-    input=InputConfig(short_side=800, long_side=1600),
+    input=InputConfig(short_side=800, long_side=1600, tta_factors=(0.6, 0.8, 1.2)),
     train=TrainConfig(short_sides=(480, 1024)),
     classes=_COCO,
 )
@@ -117,6 +117,8 @@ R101_ISAID = Preset(
             ),
         }
     ),
+    # The author's test scales: shorter sides of 400, 600, 1000 and 1200 besides 800.
+    input=InputConfig(tta_factors=(0.5, 0.75, 1.25, 1.5)),
     train=TrainConfig(vertical_flip=0.5),
     classes=_ISAID,
 )
