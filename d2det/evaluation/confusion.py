@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2det.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, match, rank, turns_by_score
+from d2det.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, match_at, rank, turns_by_score
 from d2det.evaluation.overlaps import find_pairs
 from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
 from d2det.structures import Category
@@ -69,26 +69,15 @@ def confusion_matrix(
     classes = len(ground_truth.categories)
     confident = detections.select(detections.ranking(kind) >= min_score)
     ranked, turns = rank(confident, num_classes=classes, kind=kind, cap=max_detections)
-    own = match(
-        find_pairs(ranked, ground_truth, min_iou=iou, kind=kind),
-        turns=turns,
-        thresholds=(iou,),
-        ignored=ground_truth.crowd[:, None],
-        out_of_range=np.zeros((len(ranked), 1), bool),
-    )
-    status, found = own.status[:, 0, 0], own.object[:, 0, 0]
+    own = find_pairs(ranked, ground_truth, min_iou=iou, kind=kind)
+    status, found = match_at(own, ground_truth, turns=turns, iou=iou)
     hits = status == TRUE_POSITIVE
     is_open = ~ground_truth.crowd
     is_open[found[hits]] = False
     others = find_pairs(ranked, ground_truth, min_iou=iou, kind=kind, partners="other")
     others = others.select((status == FALSE_POSITIVE)[others.detection] & is_open[others.object])
-    confused = match(
-        others,
-        turns=turns_by_score(ranked.image, ranked.ranking(kind))[1],
-        thresholds=(iou,),
-        ignored=np.zeros((len(ground_truth), 1), bool),
-        out_of_range=np.zeros((len(ranked), 1), bool),
-    ).object[:, 0, 0]
+    image_turns = turns_by_score(ranked.image, ranked.ranking(kind))[1]
+    confused = match_at(others, ground_truth, turns=image_turns, iou=iou)[1]
     is_confused = confused >= 0
     is_open[confused[is_confused]] = False
     matrix = np.zeros((classes + 1, classes + 1), np.int64)

@@ -78,44 +78,50 @@ def error_curves(
     ranked, turns = rank(
         detections, num_classes=len(ground_truth.categories), kind=kind, cap=max_detections
     )
-    ignored = ground_truth.crowd[:, None] | outside(ground_truth.areas, AREA_RANGES)
-    out_of_range = outside(ranked.areas(kind), AREA_RANGES)
-    objects = count_objects(ground_truth, ignored)
     own = find_pairs(ranked, ground_truth, min_iou=LOOSE_IOU, kind=kind)
+    every_object = np.ones(len(ground_truth), bool)
     other = find_pairs(
-        ranked,
-        ground_truth,
-        min_iou=LOOSE_IOU,
-        kind=kind,
-        partners="other",
-        shared=np.ones(len(ground_truth), bool),
+        ranked, ground_truth, min_iou=LOOSE_IOU, kind=kind, partners="other", shared=every_object
     )
-
-    def precision(excuses: Pairs, thresholds: tuple[float, ...]) -> NDArray[np.float64]:
-        matches = match(
-            own.joined(excuses),
-            turns=turns,
-            thresholds=thresholds,
-            ignored=ignored,
-            out_of_range=out_of_range,
-            foreign=np.arange(len(own) + len(excuses)) >= len(own),
-        )
-        return coco_curves(
-            matches.status,
-            label=ranked.label,
-            scores=ranked.ranking(kind),
-            turns=turns,
-            objects=objects,
-            caps=(max_detections,),
-        ).precision
-
     groups = np.unique(np.array(ground_truth.supercategories, object), return_inverse=True)[1]
     similar = groups[ranked.label[other.detection]] == groups[ground_truth.label[other.object]]
-    plain = precision(other.select(np.zeros(len(other), bool)), (0.75, 0.5, LOOSE_IOU))
-    without_similar = precision(other.select(similar), (LOOSE_IOU,))
-    without_other = precision(other, (LOOSE_IOU,))
-    absent = without_other == NO_OBJECTS
-    no_background = np.where(absent, NO_OBJECTS, without_other > 0)
-    nothing_missed = np.where(absent, NO_OBJECTS, 1.0)
-    curves = (plain, without_similar, without_other, no_background, nothing_missed)
-    return ErrorCurves(kind, ground_truth.categories, np.concatenate(curves))
+    stages = []
+    for excuses, thresholds in (
+        (other.select(np.zeros(len(other), bool)), (0.75, 0.5, LOOSE_IOU)),
+        (other.select(similar), (LOOSE_IOU,)),
+        (other, (LOOSE_IOU,)),
+    ):
+        stages.append(_precision(ground_truth, ranked, turns, kind, own, excuses, thresholds))
+    absent = stages[-1] == NO_OBJECTS
+    stages.append(np.where(absent, NO_OBJECTS, stages[-1] > 0))
+    stages.append(np.where(absent, NO_OBJECTS, 1.0))
+    return ErrorCurves(kind, ground_truth.categories, np.concatenate(stages))
+
+
+def _precision(
+    ground_truth: GroundTruth,
+    ranked: DetectionTable,
+    turns: NDArray[np.int64],
+    kind: IouKind,
+    own: Pairs,
+    excuses: Pairs,
+    thresholds: tuple[float, ...],
+) -> NDArray[np.float64]:
+    """(T, R, K, A) precision when matches with objects of other classes do not count."""
+    ignored = ground_truth.crowd[:, None] | outside(ground_truth.areas, AREA_RANGES)
+    matches = match(
+        own.joined(excuses),
+        turns=turns,
+        thresholds=thresholds,
+        ignored=ignored,
+        out_of_range=outside(ranked.areas(kind), AREA_RANGES),
+        foreign=np.arange(len(own) + len(excuses)) >= len(own),
+    )
+    return coco_curves(
+        matches.status,
+        label=ranked.label,
+        scores=ranked.ranking(kind),
+        turns=turns,
+        objects=count_objects(ground_truth, ignored),
+        caps=(1,),
+    ).precision

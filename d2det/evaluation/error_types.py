@@ -24,7 +24,7 @@ from d2det.evaluation.matching import (
     IGNORED,
     TRUE_POSITIVE,
     count_objects,
-    match,
+    match_at,
     rank,
 )
 from d2det.evaluation.overlaps import Pairs, find_pairs
@@ -77,14 +77,7 @@ def error_types(
         find_pairs(ranked, ground_truth, min_iou=BACKGROUND_IOU, kind=kind, partners=partners)
         for partners in ("same", "other")
     )
-    matches = match(
-        own.select(own.iou >= FOREGROUND_IOU),
-        turns=turns,
-        thresholds=(FOREGROUND_IOU,),
-        ignored=ground_truth.crowd[:, None],
-        out_of_range=np.zeros((len(ranked), 1), bool),
-    )
-    status, found = matches.status[:, 0, 0], matches.object[:, 0, 0].astype(np.int64)
+    status, found = match_at(own, ground_truth, turns=turns, iou=FOREGROUND_IOU)
     nearest, overlap, is_own = _nearest(own, other, len(ranked))
     error = np.select(
         [

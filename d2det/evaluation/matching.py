@@ -95,6 +95,20 @@ def match(
     return Matches(status, chosen)
 
 
+def match_at(
+    pairs: Pairs, ground_truth: GroundTruth, *, turns: NDArray[np.int64], iou: float
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Returns the (D,) outcomes and matched objects (or -1) at one threshold, sizes disregarded."""
+    matches = match(
+        pairs.select(pairs.iou >= iou),
+        turns=turns,
+        thresholds=(iou,),
+        ignored=ground_truth.crowd[:, None],
+        out_of_range=np.zeros((len(turns), 1), bool),
+    )
+    return matches.status[:, 0, 0], matches.object[:, 0, 0].astype(np.int64)
+
+
 def rank(
     detections: DetectionTable, *, num_classes: int, kind: IouKind, cap: int
 ) -> tuple[DetectionTable, NDArray[np.int64]]:

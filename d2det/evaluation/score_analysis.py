@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2det.evaluation.matching import IGNORED, TRUE_POSITIVE, count_objects, match, rank
+from d2det.evaluation.matching import IGNORED, TRUE_POSITIVE, count_objects, match_at, rank
 from d2det.evaluation.overlaps import find_pairs
 from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
 
@@ -80,13 +80,8 @@ def analyze_scores(
     """
     classes = len(ground_truth.categories)
     ranked, turns = rank(detections, num_classes=classes, kind=kind, cap=max_detections)
-    status = match(
-        find_pairs(ranked, ground_truth, min_iou=iou, kind=kind),
-        turns=turns,
-        thresholds=(iou,),
-        ignored=ground_truth.crowd[:, None],
-        out_of_range=np.zeros((len(ranked), 1), bool),
-    ).status[:, 0, 0]
+    pairs = find_pairs(ranked, ground_truth, min_iou=iou, kind=kind)
+    status, _ = match_at(pairs, ground_truth, turns=turns, iou=iou)
     counted = status != IGNORED
     hit, label = (status == TRUE_POSITIVE)[counted], ranked.label[counted]
     scores = ranked.ranking(kind)[counted]
