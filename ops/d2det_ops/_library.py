@@ -22,7 +22,7 @@ from torch import Tensor
 from d2det_ops._sources import csrc_digest
 
 PACKAGE = Path(__file__).resolve().parent
-OPS = ("deform_roi_pool", "adaptive_pool", "masks_to_rle", "nms", "soft_nms")
+OPS = ("deform_roi_pool", "adaptive_pool", "assign_targets", "masks_to_rle", "nms", "soft_nms")
 CPU_SERVES = frozenset({"masks_to_rle", "nms", "soft_nms"})
 """Post-processing: little data, so without a CUDA kernel a trip to the CPU is the next best."""
 REBUILD = "python setup.py build_ext --inplace"

@@ -8,6 +8,7 @@ import torch
 
 from d2det_ops import _library
 from d2det_ops.adaptive_pool import adaptive_pool, adaptive_pool_reference
+from d2det_ops.assign_targets import assign_targets, assign_targets_reference
 from d2det_ops.deform_roi_pool import deform_roi_pool, deform_roi_pool_reference
 from d2det_ops.masks_to_rle import masks_to_rle, masks_to_rle_reference
 from d2det_ops.nms import nms, nms_reference
@@ -37,6 +38,15 @@ def _boxes(device: str) -> torch.Tensor:
 
 def _scores(device: str) -> torch.Tensor:
     return ((torch.arange(12.0) * 5 % 12 + 1) / 13).to(device)
+
+
+def _assign_targets(device: str) -> tuple[object, object]:
+    boxes = _boxes(device)
+    found, expected = (
+        assign(boxes, boxes[::3] + 1, floor_iou=0.3, tie_iou=0.3)
+        for assign in (assign_targets, assign_targets_reference)
+    )
+    return found, expected
 
 
 def _nms(device: str) -> tuple[object, object]:
@@ -79,6 +89,7 @@ def _deform_roi_pool(device: str) -> tuple[object, object]:
 CASES = {
     "deform_roi_pool": _deform_roi_pool,
     "adaptive_pool": _adaptive_pool,
+    "assign_targets": _assign_targets,
     "masks_to_rle": _masks_to_rle,
     "nms": _nms,
     "soft_nms": _soft_nms,

@@ -1,4 +1,4 @@
-"""What PyTorch must know about post-processing ops: shapes, compilation, export, threads."""
+"""What PyTorch must know about ops that select: shapes, compilation, export, threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2det_ops import _library, masks_to_rle, nms, soft_nms
+from d2det_ops import _library, assign_targets, masks_to_rle, nms, soft_nms
 
 pytestmark = pytest.mark.skipif(_library.CPU.error is not None, reason=str(_library.CPU.error))
 
@@ -38,6 +38,12 @@ SAMPLES = {
         (boxes(40)[::2], scores(5, 20).t(), True, 0.5, 0.5, 1e-3),
         (boxes(0), scores(0, 5), False, 0.5, 0.5, 1e-3),
     ],
+    "assign_targets": [
+        (boxes(50), boxes(7), 0.3, 0.4),
+        (boxes(60, torch.float64)[::2], boxes(7, torch.float64), 0.3, 0.3),
+        (boxes(0), boxes(7), 0.3, 0.3),
+        (boxes(50), boxes(0), 0.3, 0.3),
+    ],
     "masks_to_rle": [
         (scores(6, 14, 14), boxes(6), 80, 90, 0, 0, 0.5, False),
         (scores(6, 14, 14).transpose(1, 2), boxes(12)[::2], 80, 90, 5, -7, 0.5, True),
@@ -54,6 +60,10 @@ FACES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "nms, groups": (
         lambda b, s, g: nms(b, s, 0.5, groups=g, metric="ios", max_keep=9),
         (boxes(40), scores(40), torch.arange(40) % 2),
+    ),
+    "assign_targets": (
+        lambda b, g: torch.stack(assign_targets(b, g, floor_iou=0.3, tie_iou=0.3)[1:]),
+        (boxes(40), boxes(41)[:40]),
     ),
     "soft_nms": (lambda b, s: soft_nms(b, s), (boxes(40), scores(40, 3))),
     "soft_nms, half": (
@@ -112,6 +122,7 @@ def test_number_of_threads_changes_no_bit(op: str) -> None:
     large = {
         "nms": (boxes(3000), scores(3000), None, 0.5, False, -1),
         "soft_nms": (boxes(300), scores(300, 40), True, 0.5, 0.5, 1e-3),
+        "assign_targets": (boxes(9000), boxes(50), 0.3, 0.3),
         "masks_to_rle": (scores(200, 28, 28), boxes(200), 80, 90, 0, 0, 0.5, False),
     }
     try:

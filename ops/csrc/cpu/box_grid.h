@@ -69,6 +69,7 @@ class BoxGrid {
   // such box of the group is visited until one is, and possibly others, of other groups, and twice.
   template <typename Visit>
   bool any(const Box<T>& box, int64_t group, const Reach& reach, const Visit& visit) const {
+    if (nodes_.empty()) return false;
     const Place place = locate(box);
     if (place.kind == Kind::kEmpty) return false;
     if (place.kind == Kind::kWild) return any_of_all(visit);

@@ -1,0 +1,112 @@
+"""assign_targets against all pairs, and its twin in any memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from d2det_ops import assign_targets, assign_targets_reference
+
+
+def raster(count: int, seed: int) -> Tensor:
+    """Returns small integer boxes, so that equal overlaps are common."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randint(0, 12, (count, 2), generator=generator)
+    return torch.cat((low, low + torch.randint(0, 8, (count, 2), generator=generator)), 1).float()
+
+
+def scene(count: int, seed: int, *, spread: float = 500.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    middle = torch.rand(count, 2, generator=generator) * spread
+    size = torch.exp(torch.rand(count, 2, generator=generator) * 4 + 1)
+    return torch.cat((middle - size / 2, middle + size / 2), 1)
+
+
+def all_pairs(boxes: Tensor, gts: Tensor, floor: float, tie: float) -> tuple[list[int], list[int]]:
+    """Returns best and tied ground truths from the full matrix of overlaps."""
+    iou = box_iou(boxes, gts).nan_to_num(0)
+    iou = torch.where(iou >= floor, iou, 0)
+    best = [int(row.argmax()) if row.max() > 0 else -1 for row in iou]
+    tied = [-1] * len(boxes)
+    for g, column in enumerate(iou.unbind(1)):
+        if column.max() >= max(tie, 1e-9):
+            for i in (column == column.max()).nonzero().flatten().tolist():
+                tied[i] = g
+    return best, tied
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 60),
+    st.integers(1, 20),
+    st.integers(0, 10_000),
+    st.sampled_from([(0.3, 0.3), (0.5, 0.5), (0.0, 0.0), (0.2, 0.6), (1.0, 1.0)]),
+)
+def test_best_and_tied_equal_the_full_matrix(
+    num_boxes: int, num_gts: int, seed: int, limits: tuple[float, float]
+) -> None:
+    boxes, gts = raster(num_boxes, seed), raster(num_gts, seed + 1)
+    floor, tie = limits
+    found = assign_targets(boxes, gts, floor_iou=floor, tie_iou=tie)
+    assert (found.best.tolist(), found.tied.tolist()) == all_pairs(boxes, gts, floor, tie)
+
+
+@pytest.mark.parametrize(("num_boxes", "num_gts"), [(0, 5), (5, 0), (0, 0), (4000, 3), (900, 700)])
+@pytest.mark.parametrize("max_bytes", [1, 200_000, 64 << 20])
+def test_compiled_equals_the_twin_bit_for_bit_in_any_memory(
+    num_boxes: int, num_gts: int, max_bytes: int
+) -> None:
+    boxes, gts = scene(num_boxes, 1), scene(num_gts, 2)
+    if max_bytes == 1:
+        boxes = boxes[:200]  # one row a block
+    found = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.4)
+    twin = assign_targets_reference(boxes, gts, floor_iou=0.3, tie_iou=0.4, max_bytes=max_bytes)
+    for ours, theirs in zip(found, twin, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_number_of_threads_changes_no_bit() -> None:
+    boxes, gts = scene(20_000, 3), scene(300, 4)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
+        torch.set_num_threads(4)
+        four = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_equal_their_widened_values(dtype: torch.dtype) -> None:
+    boxes, gts = scene(300, 5).to(dtype), scene(20, 6).to(dtype)
+    found = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
+    wide = assign_targets_reference(
+        boxes.to(found.iou.dtype), gts.to(found.iou.dtype), floor_iou=0.3, tie_iou=0.3
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, wide, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"boxes": torch.zeros(3, 5)}, "boxes"),
+        ({"gt_boxes": torch.zeros(4)}, "gt_boxes"),
+        ({"floor_iou": -0.1}, "floor_iou"),
+        ({"tie_iou": 1.5}, "tie_iou"),
+    ],
+)
+def test_senseless_arguments_are_refused(change: dict[str, object], named: str) -> None:
+    arguments = {
+        "boxes": torch.zeros(3, 4),
+        "gt_boxes": torch.zeros(2, 4),
+        "floor_iou": 0.3,
+        "tie_iou": 0.3,
+    }
+    with pytest.raises(ValueError, match=named):
+        assign_targets(**(arguments | change))
