@@ -118,7 +118,7 @@ def draw_objects(
     canvas = np.ascontiguousarray(image).copy()
     colours = [class_colour(label) for label in labels] if colours is None else colours
     if masks is not None:
-        _draw_masks(canvas, masks, colours, style.mask_opacity)
+        canvas = draw_masks(canvas, masks, colours, opacity=style.mask_opacity)
     _draw_boxes(canvas, boxes, colours, style.line_width)
     if style.labels == "none" or not len(labels):
         return canvas
@@ -130,6 +130,40 @@ def draw_objects(
         rows = [(f"{class_names[k]}  {n}", class_colour(k)) for k, n in counts]
         busy = [*written, *np.nan_to_num(boxes).astype(int).tolist()]
         _draw_legend(canvas, rows, text_size(canvas, style), busy)
+    return canvas
+
+
+def draw_masks(
+    image: Picture, masks: Sequence[Rle], colours: Sequence[Colour], *, opacity: float = 0.35
+) -> Picture:
+    """Returns the picture with masks blended in and outlined, the first ones on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, left as it is.
+        masks: D run-length encodings of the size of the picture.
+        colours: D colours.
+        opacity: of the masks, 0 to 1.
+
+    Raises:
+        ValueError: a mask has another size than the picture.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    height, width = canvas.shape[:2]
+    for mask in masks:
+        if tuple(mask["size"]) != (height, width):
+            raise ValueError(f"mask of size {mask['size']} on a picture of {(height, width)}")
+    rasters = rasterise([mask["counts"] for mask in masks], height, width)
+    thickness = max(1, text_size(canvas) // 18)
+    starts, rectangles = rasters.starts.tolist(), rasters.rectangles.tolist()
+    # Each inside its rectangle only: a canvas a mask would cost seconds in a large scene.
+    for n in reversed(range(len(masks))):
+        x, y, w, h = rectangles[n]
+        inside = rasters.pixels[starts[n] : starts[n] + w * h].numpy().reshape(h, w)
+        window = canvas[y : y + h, x : x + w]
+        mixed = window * (1 - opacity) + np.array(colours[n]) * opacity
+        window[inside > 0] = mixed[inside > 0]
+        outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outlines, -1, colours[n], thickness, cv2.LINE_AA, offset=(x, y))
     return canvas
 
 
@@ -191,24 +225,6 @@ def text_size(image: Picture, style: DrawingStyle = DEFAULT_STYLE) -> int:
     if style.text_size is not None:
         return style.text_size
     return int(np.clip(round((image.shape[0] * image.shape[1]) ** 0.5 / 45), 11, 60))
-
-
-def _draw_masks(
-    canvas: Picture, masks: Sequence[Rle], colours: Sequence[Colour], opacity: float
-) -> None:
-    """Blends masks in, last first, each inside its rectangle only, with an outline."""
-    height, width = canvas.shape[:2]
-    rasters = rasterise([mask["counts"] for mask in masks], height, width)
-    thickness = max(1, text_size(canvas) // 18)
-    starts, rectangles = rasters.starts.tolist(), rasters.rectangles.tolist()
-    for n in reversed(range(len(masks))):
-        x, y, w, h = rectangles[n]
-        inside = rasters.pixels[starts[n] : starts[n] + w * h].numpy().reshape(h, w)
-        window = canvas[y : y + h, x : x + w]
-        mixed = window * (1 - opacity) + np.array(colours[n]) * opacity
-        window[inside > 0] = mixed[inside > 0]
-        outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, outlines, -1, colours[n], thickness, cv2.LINE_AA, offset=(x, y))
 
 
 def _draw_boxes(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from d2det.evaluation.error_types import ERROR_TYPES, ErrorTypes
 from d2det.evaluation.tables import GroundTruth
-from d2det.visualize import Colour, DrawingStyle, Picture, draw_objects, fit
+from d2det.visualize import Colour, DrawingStyle, Picture, draw_masks, draw_objects, fit
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +116,19 @@ def _drawn(
     picture: Picture,
 ) -> Picture:
     """The place, enlarged: the object in green, the detection in red."""
-    boxes, colours = [], []
-    if object_ is not None:
-        boxes.append(_corners(ground_truth.boxes[object_]))
-        colours.append(TRUE_COLOUR)
-    if detection is not None:
-        boxes.append(_corners(types.detections.boxes[detection]))
-        colours.append(WRONG_COLOUR)
+    boxes, masks, colours = [], [], []
+    for table, row, colour in (
+        (ground_truth, object_, TRUE_COLOUR),
+        (types.detections, detection, WRONG_COLOUR),
+    ):
+        if row is not None:
+            boxes.append(_corners(table.boxes[row]))
+            colours.append(colour)
+            if types.kind == "segm" and table.masks is not None:
+                masks.append(table.masks[row])
     corners = np.stack(boxes)
+    if masks:
+        picture = draw_masks(picture, masks, colours)
     x1, y1, x2, y2 = _window(corners, picture.shape[:2])
     part = fit(picture[y1:y2, x1:x2], (SHOWN_SIDE, SHOWN_SIDE))
     scale = part.shape[1] / (x2 - x1)

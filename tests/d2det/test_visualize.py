@@ -12,6 +12,7 @@ from d2det.visualize import (
     DrawingStyle,
     class_colour,
     draw_detections,
+    draw_masks,
     draw_objects,
     fit,
     grid,
@@ -59,6 +60,14 @@ def test_a_mask_tints_its_own_pixels_only() -> None:
     expected = 45 + np.array(class_colour(2)) / 2
     assert np.abs(drawn[45:55, 55:85] - expected).max() <= 1
     assert (drawn[62, 60:80] == 90).all()
+
+
+def test_the_first_mask_lies_on_top_and_sizes_must_fit() -> None:
+    everywhere = _rle(np.ones((120, 160), bool))
+    drawn = draw_masks(_grey(), [everywhere] * 2, [(0, 0, 0), (255, 255, 255)], opacity=1.0)
+    assert (drawn[20:100, 20:140] == 0).all()
+    with pytest.raises(ValueError, match="mask of size"):
+        draw_masks(_grey(50, 50), [everywhere], [(0, 0, 0)])
 
 
 @pytest.mark.parametrize(

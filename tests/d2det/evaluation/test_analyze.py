@@ -103,3 +103,15 @@ def test_examples_are_the_surest_mistakes_of_each_kind_one_a_picture(folder) -> 
     first = next(one for one in examples if one.error == "location")
     assert f"{surest:.2f}" in first.caption
     assert (first.picture != 128).any()
+
+
+def test_examples_of_mask_errors_show_the_masks(folder) -> None:
+    truth = read_ground_truth(folder / "annotations.json")
+    table = read_detections(folder / "results.json", truth)
+    grey = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    changed = []
+    for kind in ("bbox", "segm"):
+        types = analyze_errors(truth, table, kind=kind).types
+        examples = worst_errors(types, truth, lambda name: grey, per_type=3)
+        changed.append(np.mean([(one.picture != 128).any(2).mean() for one in examples]))
+    assert changed[1] > 2 * changed[0]
