@@ -25,7 +25,7 @@ MAX_PAIRS = 1 << 20
 
 @dataclass(frozen=True)
 class Pairs:
-    """Detections and objects of one picture that overlap, ordered by detection, then object.
+    """Detections and objects of one picture that overlap, ordered by detection.
 
     detection, object: (P,) int64 rows of their tables.
     iou: (P,) float64 intersection over union, or over the detection's area where `shared`.
@@ -79,7 +79,11 @@ def find_pairs(
         detections, ground_truth, partners
     )
     blocks = []
-    for detection, object_ in _candidates(detections, ground_truth, partners):
+    keys = _keys(detections, ground_truth, partners)
+    for detection, object_ in _candidates(keys, regions) if len(ground_truth) else ():
+        if partners == "other":
+            differ = detections.label[detection] != ground_truth.label[object_]
+            detection, object_ = detection[differ], object_[differ]
         bound = regions.largest_iou(detection, object_, shared)
         keep = bound >= min_iou
         blocks.append((detection[keep], object_[keep], bound[keep]))
@@ -95,28 +99,41 @@ def find_pairs(
 
 
 def _candidates(
-    detections: DetectionTable, ground_truth: GroundTruth, partners: Partners
+    keys: tuple[NDArray[np.int64], NDArray[np.int64]], regions: _Regions
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Blocks of (detection, object) rows that share a picture and, if "same", a class."""
-    detection_keys, object_keys = _keys(detections, ground_truth, partners)
-    by_key = np.argsort(object_keys, kind="stable")
-    sorted_keys = object_keys[by_key]
-    first = np.searchsorted(sorted_keys, detection_keys, "left")
-    count = np.searchsorted(sorted_keys, detection_keys, "right") - first
-    rows = np.flatnonzero(count)
-    ends = np.cumsum(count[rows])
+    """Blocks of (detection, object) rows with equal keys that may overlap from left to right.
+
+    Objects lie on one line, group after group, each at its left edge; what a detection can overlap
+    is an interval of it, found by bisection. So a scene of 100 000 objects is no matter of all
+    pairs.
+    """
+    detection_keys, object_keys = keys
+    groups, group = np.unique(object_keys, return_inverse=True)
+    own = np.searchsorted(groups, detection_keys)
+    rows = np.flatnonzero(groups[np.minimum(own, len(groups) - 1)] == detection_keys)
+    own = own[rows]
+    widest = np.zeros(len(groups))
+    np.maximum.at(widest, group, regions.object_boxes[:, 2])
+    limit = float(regions.object_boxes[:, 0].max()) + 1
+    spacing = 2 * limit + 2  # more than the slack below and the rounding of large numbers
+
+    def on_line(group: NDArray[np.int64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(group * spacing + np.clip(x, 0, limit), np.float64)
+
+    places = on_line(group, regions.object_boxes[:, 0])
+    by_place = np.argsort(places)
+    left, right = regions.boxes[rows, 0], regions.boxes[rows, 0] + regions.boxes[rows, 2]
+    slack = 0.01
+    first = np.searchsorted(places[by_place], on_line(own, left - widest[own]) - slack)
+    count = np.searchsorted(places[by_place], on_line(own, right) + slack) - first
+    ends = np.cumsum(count)
     low = 0
     while low < len(rows):
         done = ends[low - 1] if low else 0
         high = max(low + 1, int(np.searchsorted(ends, done + MAX_PAIRS, "right")))
-        block, sizes = rows[low:high], count[rows[low:high]]
+        sizes = count[low:high]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        detection = np.repeat(block, sizes)
-        object_ = by_key[np.repeat(first[block], sizes) + within]
-        if partners == "other":
-            differ = detections.label[detection] != ground_truth.label[object_]
-            detection, object_ = detection[differ], object_[differ]
-        yield detection, object_
+        yield np.repeat(rows[low:high], sizes), by_place[np.repeat(first[low:high], sizes) + within]
         low = high
 
 

@@ -66,3 +66,16 @@ def test_boxes_without_area_overlap_nothing() -> None:
         for row, size in zip(made_results(annotations, 0, count=2), (0, 10), strict=True)
     ]
     assert len(find_pairs(read_detections(rows, truth), truth, min_iou=0.01)) == 0
+
+
+@pytest.mark.parametrize("offset", [-1e5, -70.5, 0.0, 1e6])
+def test_boxes_anywhere_meet_their_objects(offset) -> None:
+    annotations = made_annotations(3)
+    for row in annotations["annotations"]:
+        row["bbox"][0] += offset
+    truth = read_ground_truth(annotations)
+    table = read_detections(made_results(annotations, 3, count=100), truth)
+    pairs = find_pairs(table, truth, min_iou=0.3)
+    expected = _all_pairs(truth, table, kind="bbox", partners="same", min_iou=0.3)
+    assert len(expected) > 20
+    assert set(zip(pairs.detection, pairs.object, strict=True)) == set(expected)
