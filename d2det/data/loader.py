@@ -112,8 +112,11 @@ class TrainingLoader:
         self._pictures.shutdown(wait=False, cancel_futures=True)
 
     def _is_enough(self, ahead: deque[_Prepared]) -> bool:
-        """Whether the threads have work for the time the first batch is computed on."""
-        num_pictures = sum(len(prepared.examples) for prepared in ahead)
+        """Whether the threads have work for the time the first batch is computed on.
+
+        Batches count at least one each: a rank without pictures must not prepare a whole epoch.
+        """
+        num_pictures = sum(max(len(prepared.examples), 1) for prepared in ahead)
         return len(ahead) > MIN_BATCHES_AHEAD and num_pictures >= 2 * self._num_threads
 
     def _prepare(self, positions: list[int], epoch: int, step: int) -> _Prepared:

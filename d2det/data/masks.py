@@ -212,7 +212,8 @@ def _encode_polygons(polygons: list[Any], height: int, width: int) -> bytes:
             if abs(value) > MAX_COORDINATE:
                 raise ValueError(f"polygon corner at {value:g} is far outside any picture")
     rings = pycocotools.mask.frPyObjects(polygons, height, width)
-    return bytes(pycocotools.mask.merge(rings)["counts"])
+    whole = rings[0] if len(rings) == 1 else pycocotools.mask.merge(rings)
+    return bytes(whole["counts"])
 
 
 def _encode_runs(runs: dict[str, Any], height: int, width: int) -> bytes:

@@ -23,7 +23,7 @@ def write_dataset(
     num_images: int,
     size: tuple[int, int] = (512, 512),
     seed: int = 0,
-    pixels_per_metre: float = 7.0,
+    pixels_per_metre: float = 9.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes pictures and annotations; returns the annotation file. Same arguments, same bytes.

@@ -72,7 +72,7 @@ class Plane:
     """
 
     seed: int
-    pixels_per_metre: float = 7.0
+    pixels_per_metre: float = 9.0
 
     @cached_property
     def angle(self) -> float:

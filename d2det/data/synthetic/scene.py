@@ -55,7 +55,7 @@ CATEGORIES = tuple(Category(number, name) for number, name in enumerate(_FINDABL
 
 MARGIN_M = 34.0
 """Things farther from a window than this neither reach into it nor touch what does."""
-MIN_VISIBLE = 0.25
+MIN_VISIBLE = 0.1
 MIN_VISIBLE_PX = 16
 """Objects of which less is seen are not annotated, as people would not."""
 _TREE_GAP = 0.2
@@ -90,7 +90,7 @@ class Scene:
     seed: int
     width: int
     height: int
-    pixels_per_metre: float = 7.0
+    pixels_per_metre: float = 9.0
 
     def window(
         self, x: int, y: int, width: int, height: int

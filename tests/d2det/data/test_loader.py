@@ -104,6 +104,18 @@ def test_little_is_prepared_ahead(data):
     assert len(started) <= 4
 
 
+def test_a_rank_without_pictures_prepares_little_ahead_too(data):
+    asked = []
+
+    def nothing(count):
+        asked.append(count)
+        return slice(0, 0)
+
+    loader = TrainingLoader(data, INPUT, TrainConfig(global_batch=1), num_threads=1)
+    next(loader.batches(0, share=nothing))
+    assert len(asked) <= 4
+
+
 def test_batches_are_normalised_and_padded(data):
     batch = next(TrainingLoader(data, INPUT, TRAIN).batches(0))
     assert batch.images.pixels.dtype == torch.float32
