@@ -76,7 +76,12 @@ def _load_cuda() -> LoadedLibrary:
 
 def _has_kernel(op: str, key: str) -> bool:
     name = f"d2det_ops::{op}"
-    return CPU.error is None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+    return _is_defined(op) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
+def _is_defined(op: str) -> bool:
+    """Whether the loaded library knows `op`; one built before the op existed stays usable."""
+    return CPU.error is None and bool(torch._C._dispatch_has_kernel(f"d2det_ops::{op}"))
 
 
 CPU = _load("_C.so")
@@ -126,7 +131,7 @@ def op(name: str) -> Any:
 
 def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Returns a decorator that makes a function the shape rule of `name`, if it is compiled."""
-    if CPU.error is not None:
+    if not _is_defined(name):
         return lambda function: function
     register: Callable[..., Any] = torch.library.register_fake(f"d2det_ops::{name}")
     return register
@@ -136,7 +141,7 @@ def register_autograd(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> None:
     """Gives the compiled op `name` its gradient, if it is compiled."""
-    if CPU.error is None:
+    if _is_defined(name):
         torch.library.register_autograd(f"d2det_ops::{name}", backward, setup_context=setup_context)
 
 

@@ -1,0 +1,87 @@
+"""What a training job can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from d2det.config import Config, InputConfig, ModelConfig, Preset, TrainConfig
+from d2det.presets import get_preset
+
+
+class DataOptions(Config):
+    """Where the pictures and their annotations are."""
+
+    train_images: str
+    """Folder of the training pictures."""
+    train_annotations: str
+    """COCO-format JSON of the training pictures."""
+    val_images: str | None = None
+    """Folder of the validation pictures; None: that of the training pictures."""
+    val_annotations: str | None = None
+    """COCO-format JSON of the validation pictures; None: no evaluation."""
+    loader_threads: int = Field(default=2, ge=1)
+    """Threads per worker that read and decode pictures ahead."""
+
+
+class ClusterOptions(Config):
+    """What the job asks of the cluster."""
+
+    workers: int = Field(default=1, ge=1)
+    """Training processes."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """CPUs reserved for, and compute threads used by, each worker."""
+    gpu: bool = False
+    """Give every worker a GPU."""
+    max_failures: int = Field(default=20, ge=0)
+    """Worker or node deaths the run survives before it gives up."""
+
+
+class TrainOptions(Config):
+    """Options of a training; `--preset` supplies the defaults of model, input and train."""
+
+    preset: str = "d2det_r50"
+    """Row of the paper (`d2det presets` lists them)."""
+    data: DataOptions
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; the same name and storage continue it."""
+    storage: str = "runs"
+    """Folder or fsspec URL that all workers reach; the run folder is STORAGE/NAME."""
+    trunk: str | None = None
+    """Pretrained trunk weights (a torchvision state dict)."""
+    init: str | None = None
+    """Weights of ours to fine-tune from; what is bound to classes is drawn anew for other ones."""
+    cluster: ClusterOptions = ClusterOptions()
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    """Checkpoint after this many steps, besides `checkpoint_every_s`."""
+    checkpoint_every_s: float = Field(default=300.0, gt=0)
+    """Checkpoint after this many seconds: at most so much work is lost."""
+    checkpoints_kept: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept; two, so that a damaged one has a predecessor."""
+    evaluate_every_epochs: int = Field(default=1, ge=1)
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    best_metric: Literal["bbox/AP", "segm/AP", "bbox/AP50", "bbox/AP75"] = "bbox/AP"
+    """Metric that names the best weights."""
+    max_skipped_steps: int = Field(default=10, ge=0)
+    """Consecutive steps with a loss or gradient that is not finite before the run stops."""
+    model: ModelConfig = ModelConfig()
+    input: InputConfig = InputConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainOptions:
+        if self.train.precision == "fp16" and not self.cluster.gpu:
+            raise ValueError("--train.precision fp16 needs --cluster.gpu; CPUs do fp32 and bf16")
+        return self
+
+    @property
+    def run_url(self) -> str:
+        """The run folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    def as_preset(self) -> Preset:
+        """Returns the preset this run trains: the named one with the overrides applied."""
+        return get_preset(self.preset).model_copy(
+            update={"model": self.model, "input": self.input, "train": self.train}
+        )
