@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup test test-slow lint bench clean
+.PHONY: setup test test-slow lint bench clean ops wheel ops-check ops-matrix
 
 setup: $(STAMP)
 
@@ -29,6 +29,29 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The compiled ops again, in place: after an edit under ops/csrc.
+ops: setup
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python ops/check_abi.py ops/d2det_ops/_C*.so
+
+# dist/d2det-*-abi3-*.whl for workers and images: any Python >= 3.11, any torch >= 2.11, and with
+# nvcc at hand every GPU from sm_75 on. Takes minutes then; `make wheel FORCE_CUDA=0` is CPU only.
+wheel: export FORCE_CUDA ?= 1
+wheel: setup
+	rm -rf build/lib* build/bdist*  # setuptools would pack what an earlier build left there
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# Compiles all, CUDA included, for ARCHES on a machine that needs no GPU, and looks at the result.
+ARCHES ?= 7.5;9.0
+ops-check: setup
+	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCHES)" $(BIN)/python setup.py --quiet build_ext \
+		--build-lib build/ops-check --build-temp build/ops-check/objects
+	$(BIN)/python ops/check_abi.py build/ops-check/d2det_ops/_C*.so
+
+# One wheel under the oldest torch, a CPU-only one and the newest: gigabytes of downloads.
+ops-matrix: setup
+	$(BIN)/python benchmarks/ops_versions.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ops/d2det_ops/*.so

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 GENERATED = ROOT / "build" / "generated"
-ALL_ARCHES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+ALL_ARCHES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DTORCH_STABLE_ONLY"]
 # No contraction to fused multiply-add: results are then the same bits on every processor.
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", *STABLE_ABI]
@@ -47,6 +48,9 @@ def missing_tool() -> str | None:
     """Returns what keeps the ops from being compiled here, or None."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed in this environment (see `make setup`)"
+    found = version("torch").split("+")[0]
+    if tuple(int(part) for part in found.split(".")[:2]) < (2, 11):
+        return f"torch {found} is older than 2.11, whose stable ABI the ops need"
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler.split()[0]) is None:
         return f"no C++ compiler ({compiler})"
@@ -102,9 +106,20 @@ def wants_cuda() -> bool:
     if cpp_extension.CUDA_HOME is None:
         loud("a GPU is present or FORCE_CUDA=1, but no nvcc was found: CUDA kernels are left out")
         return False
+    if torch.version.cuda is None:
+        loud(f"FORCE_CUDA=1, but torch {torch.__version__} has no CUDA: CUDA kernels are left out")
+        return False
     if forced:
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ALL_ARCHES)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", known_arches(cpp_extension.CUDA_HOME))
     return True
+
+
+def known_arches(cuda_home: str) -> str:
+    """Returns those of ALL_ARCHES that this nvcc compiles for, the newest as PTX too."""
+    command = [str(Path(cuda_home, "bin", "nvcc")), "--list-gpu-arch"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    known = [arch for arch in ALL_ARCHES if f"compute_{arch.replace('.', '')}" in said]
+    return ";".join(known) + "+PTX"
 
 
 def toolkit() -> str | None:

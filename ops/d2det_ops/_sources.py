@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+SUFFIXES = frozenset({".h", ".cpp", ".cu", ".cuh"})
+
 
 def csrc_digest(csrc: Path) -> str:
     """Returns 16 hex digits that change with any C++ or CUDA source under `csrc`."""
-    return _digest(csrc, sorted(p for p in csrc.rglob("*") if p.suffix in {".h", ".cpp", ".cu"}))
+    return _digest(csrc, sorted(p for p in csrc.rglob("*") if p.suffix in SUFFIXES))
 
 
 def python_digest(package: Path) -> str:

@@ -102,11 +102,15 @@ def format_report(report: DoctorReport) -> str:
             f"build {library.digest}" if library.error is None else f"NOT LOADED: {library.error}"
         )
         lines.append(f"{library.path}\n    {state}")
-    for op in report.ops:
-        check = "" if op.check is None else f", self-test {op.check}"
-        lines.append(f"  {op.op:<16} {op.device:<5} {op.backend}{check}")
+    for name in dict.fromkeys(op.op for op in report.ops):
+        states = [f"{op.device}: {_state(op)}" for op in report.ops if op.op == name]
+        lines.append(f"  {name:<16} {'   '.join(states)}")
     lines += [f"TO DO: {line}" for line in report.advice] or ["all is well"]
     return "\n".join(lines)
+
+
+def _state(op: OpReport) -> str:
+    return op.backend if op.check is None else f"{op.backend}, self-test {op.check}"
 
 
 def _library_report(library: _library.LoadedLibrary) -> LibraryReport:
