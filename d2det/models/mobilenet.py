@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from d2det.models import initialization
-from d2det.models.normalization import FixedBatchNorm2d
+from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential
 
 # Expansion, output channels, number of blocks and first stride of each group (table 2 there).
 _GROUPS = (
@@ -78,7 +78,7 @@ class _InvertedResidual(nn.Module):
             projection,
             FixedBatchNorm2d(out_channels),
         ]
-        self.conv = nn.Sequential(*layers)
+        self.conv = NormalizedSequential(*layers)
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,4 +100,5 @@ def _conv_norm(
         bias=False,
     )
     initialization.kaiming(convolution)
-    return nn.Sequential(convolution, FixedBatchNorm2d(out_channels), nn.ReLU6(inplace=True))
+    norm = FixedBatchNorm2d(out_channels)
+    return NormalizedSequential(convolution, norm, nn.ReLU6(inplace=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from d2det.models import initialization
 from d2det.models.dcn import ModulatedDeformConv2d
-from d2det.models.normalization import FixedBatchNorm2d
+from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential, normalized
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _EXPANSION = 4
@@ -42,7 +42,7 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns C2..C5, (N, 256 * 2^i, H / 2^(i + 2), W / 2^(i + 2)), of pixels (N, 3, H, W)."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(pixels)), inplace=True))
+        x = self.maxpool(F.relu(normalized(self.conv1, self.bn1, pixels), inplace=True))
         stages = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -73,7 +73,7 @@ class _Bottleneck(nn.Module):
         self.bn3 = FixedBatchNorm2d(self.out_channels)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != self.out_channels:
-            self.downsample = nn.Sequential(
+            self.downsample = NormalizedSequential(
                 nn.Conv2d(in_channels, self.out_channels, 1, stride=stride, bias=False),
                 FixedBatchNorm2d(self.out_channels),
             )
@@ -83,7 +83,7 @@ class _Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (N, out, H / stride, W / stride) from x (N, in, H, W)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
+        out = F.relu(normalized(self.conv1, self.bn1, x), inplace=True)
+        out = F.relu(normalized(self.conv2, self.bn2, out), inplace=True)
+        out = normalized(self.conv3, self.bn3, out)
         return F.relu(out + self.downsample(x), inplace=True)
