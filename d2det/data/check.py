@@ -33,6 +33,9 @@ MIN_MASK_IOU = 0.3
 """Masks whose bounding box agrees less with the object's box are suspicious: often the box was
 written as two corners, or the polygon belongs to another object."""
 
+_MASKS_AT_ONCE = 8192
+"""Bounds the memory of looking at all masks together, which is faster than one by one."""
+
 
 def check_dataset(
     path: Path | str,
@@ -177,10 +180,11 @@ def _check_masks(index: DatasetIndex, owners: NDArray[np.int64], findings: Findi
     for row in np.flatnonzero(is_absent & ~index.is_ignored).tolist():
         detail = "no segmentation, others have one; its picture trains boxes only"
         findings.warning("mask missing", detail, *_ids(index, owners, row))
-    for image, (height, _) in enumerate(index.image_sizes.tolist()):
-        span = index.annotations(image)
-        rows = np.arange(span.start, span.stop)[~(is_absent | index.is_ignored)[span]]
-        bounds = mask_bounds([index.masks[row] for row in rows.tolist()], height)
+    masked = np.flatnonzero(~is_absent & ~index.is_ignored)
+    heights = index.image_sizes[owners, 0]
+    for begin in range(0, len(masked), _MASKS_AT_ONCE):
+        rows = masked[begin : begin + _MASKS_AT_ONCE]
+        bounds = mask_bounds([index.masks[row] for row in rows.tolist()], heights[rows])
         bounds[:, 2:] += bounds[:, :2]
         iou = elementwise_iou(torch.from_numpy(bounds), torch.from_numpy(index.boxes[rows]))
         for row in rows[iou.numpy() < MIN_MASK_IOU].tolist():

@@ -56,7 +56,7 @@ def cut_dataset(
 ) -> Path:
     """Writes the patches of a data set as a COCO-format folder; returns the annotation file.
 
-    Patches are named P0002_<y1>_<y2>_<x1>_<x2>.png after P0002 and their place in it.
+    Patches are named P0002_<y1>_<y2>_<x1>_<x2>.png after P0002.png and their place in it.
 
     Args:
         data: the pictures and their objects.
@@ -67,9 +67,15 @@ def cut_dataset(
         keep_empty: keep patches without objects (iSAID's own annotation files list none).
         num_threads: pictures cut at the same time.
         progress: called with (pictures done, pictures in all).
+
+    Raises:
+        ValueError: two pictures differ in their suffix alone, so their patches would be the same.
     """
     pictures = Path(folder) / split
-    pictures.mkdir(parents=True, exist_ok=True)
+    stems = [PurePath(name).with_suffix("") for name in data.index.file_names]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"two pictures are called {twice} but for their suffix; rename one")
 
     def cut(position: int) -> list[_Patch]:
         return list(_cut(data, position, pictures, tile, overlap, keep_empty))
@@ -97,7 +103,7 @@ def _cut(
 ) -> Iterator[_Patch]:
     image = data.image(position)
     size = (image.shape[0], image.shape[1])
-    stem = PurePath(data.index.file_names[position]).stem
+    stem = PurePath(data.index.file_names[position]).with_suffix("")
     objects = _Objects(data.index, position)
     for window in patch_windows(size, tile=tile, overlap=overlap):
         y, x, bottom, right = window.y, window.x, window.y + window.height, window.x + window.width
@@ -105,6 +111,7 @@ def _cut(
         name = f"{stem}.png" if is_whole else f"{stem}_{y}_{bottom}_{x}_{right}.png"
         patch = objects.inside(window, name)
         if keep_empty or patch.rows:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             patch_image = cv2.cvtColor(image[y:bottom, x:right], cv2.COLOR_RGB2BGR)
             if not cv2.imwrite(str(folder / name), patch_image):
                 raise OSError(f"cannot write {folder / name}")

@@ -63,12 +63,13 @@ def encode_crop(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int
     return rle.from_intervals(edges.reshape(-1, 2), (height, width))["counts"]
 
 
-def mask_bounds(strings: Sequence[bytes], height: int) -> Array:
-    """Returns the (G, 4) rectangles (x, y, width, height) around masks of a picture `height` high.
+def mask_bounds(strings: Sequence[bytes], heights: Array) -> Array:
+    """Returns the (G, 4) rectangles (x, y, width, height) around masks, (0, 0, 1, 1) if empty.
 
-    A mask without pixels has the rectangle (0, 0, 1, 1).
+    heights: (G,), of the picture of each mask.
     """
-    return _bounding_rectangles(*_object_runs(*rle.read_many(strings)), len(strings), height)
+    start, length, owner = _object_runs(*rle.read_many(strings))
+    return _bounding_rectangles(start, length, owner, len(strings), heights[owner])
 
 
 def mask_areas(strings: Sequence[bytes]) -> Array:
@@ -181,7 +182,7 @@ def _object_runs(counts: Array, bounds: Array) -> tuple[Array, Array, Array]:
 
 
 def _bounding_rectangles(
-    start: Array, length: Array, owner: Array, num_objects: int, height: int
+    start: Array, length: Array, owner: Array, num_objects: int, height: int | Array
 ) -> Array:
     """The (G, 4) rectangles (x, y, w, h) around the runs of each object, one pixel where none."""
     rectangles = np.tile(np.array([0, 0, 1, 1], np.int64), (num_objects, 1))

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import cv2
@@ -182,6 +183,22 @@ def test_boxes_without_masks_are_kept_where_enough_of_them_is_seen(make_coco, tm
         "1_20_120_90_190.png": [[0, 0, 45, 10], [9, 30, 99, 50]],
     }
     assert patches.index.is_ignored.sum() == 5
+
+
+def test_pictures_of_one_name_in_several_folders_stay_apart(make_coco, tmp_path):
+    images, path = make_coco([(20, 30), (20, 30)], [])
+    document = json.loads(path.read_text())
+    for number, name in enumerate(("a/1.png", "b/1.png")):
+        (images / name).parent.mkdir()
+        (images / document["images"][number]["file_name"]).rename(images / name)
+        document["images"][number]["file_name"] = name
+    path.write_text(json.dumps(document))
+    cut = open_coco(cut_dataset(CocoDataset(images, path), tmp_path / "out", "train"))
+    assert cut.index.file_names == ("a/1.png", "b/1.png")
+    document["images"][1]["file_name"] = "a/1.jpg"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="two pictures are called a/1"):
+        cut_dataset(CocoDataset(images, path), tmp_path / "out", "train")
 
 
 def test_a_real_scene_is_cut(tmp_path):

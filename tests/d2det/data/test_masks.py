@@ -96,7 +96,7 @@ def test_areas_and_bounds_are_those_of_the_pixels():
         pycocotools.mask.encode(np.asfortranarray(c))["counts"] for c in (canvas, canvas * 0)
     ]
     assert mask_areas(strings).tolist() == [27, 0]
-    assert mask_bounds(strings, 50).tolist() == [[20, 10, 7, 4], [0, 0, 1, 1]]
+    assert mask_bounds(strings, np.array([50, 50])).tolist() == [[20, 10, 7, 4], [0, 0, 1, 1]]
 
 
 def test_compressed_and_uncompressed_run_lengths_and_polygons_agree():
