@@ -89,6 +89,16 @@ def test_compiled_equals_the_twin(method: str, count: int, classes: int) -> None
     )
 
 
+@pytest.mark.parametrize("threshold", [0.05, 0.25, 0.3, 1 / 3, 0.5])
+def test_overlaps_equal_to_the_threshold_are_left_alone_as_in_float32(threshold: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randint(0, 12, (200, 2), generator=generator)
+    boxes = torch.cat((low, low + torch.randint(0, 9, (200, 2), generator=generator)), 1).float()
+    scores = torch.rand(200, 4, generator=generator)
+    found = soft_nms(boxes, scores, iou_threshold=threshold)
+    assert torch.equal(found, soft_nms_reference(boxes, scores, iou_threshold=threshold))
+
+
 def test_many_boxes_on_one_spot_give_what_their_lists_would() -> None:
     """More pairs than are kept as lists: neighbours are then found anew at each pick."""
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0]]).repeat(4200, 1)

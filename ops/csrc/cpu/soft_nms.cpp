@@ -23,7 +23,7 @@ struct Rule {
     if (!(shared > 0)) return 1;
     const T iou = shared / (area + other_area - shared);
     if (gaussian) return iou > 0 ? std::exp(-(iou * iou) / static_cast<T>(sigma)) : T(1);
-    return iou > iou_threshold ? 1 - iou : T(1);
+    return iou > static_cast<T>(iou_threshold) ? 1 - iou : T(1);
   }
 };
 
@@ -99,7 +99,7 @@ struct Candidate {
 // Rescores one class in place. Heap entries are upper bounds, since scores only fall: one that is
 // out of date when it comes up goes back with its present score.
 template <typename T>
-void rescore(T* scores, int64_t count, const Neighbours<T>& neighbours, double min_score) {
+void rescore(T* scores, int64_t count, const Neighbours<T>& neighbours, T min_score) {
   std::vector<Candidate<T>> heap;
   for (int64_t i = 0; i < count; ++i) {
     if (scores[i] > min_score) {
@@ -141,7 +141,7 @@ void run(const Tensor& boxes, Tensor& columns, const Rule& rule) {
   T* scores = columns.mutable_data_ptr<T>();
   torch::stable::parallel_for(0, classes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      rescore(scores + c * count, count, neighbours, rule.min_score);
+      rescore(scores + c * count, count, neighbours, static_cast<T>(rule.min_score));
     }
   });
 }
