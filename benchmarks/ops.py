@@ -8,8 +8,10 @@ Both sides run in turn in one process; the ratio is theirs over ours.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
+import detector_ops
 import pooling_ops
 from measure import report
 
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ops.json"))
     args = parser.parse_args()
     print(_library.summary())
-    cases = pooling_ops.cases(compiled=args.compile)
+    cases = itertools.chain(pooling_ops.cases(compiled=args.compile), detector_ops.cases())
     chosen = (case for case in cases if any(part in case.name for part in args.only))
     report("compiled ops, CPU time on one thread", chosen, args.json)
     print("maps kept for the backward of adaptive_pool:", pooling_ops.kept_for_backward())

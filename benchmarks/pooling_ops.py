@@ -84,6 +84,7 @@ def adaptive_pooling(compiled: bool) -> Iterator[Case]:
         "eager, NCHW": (partial(eager_adaptive_pool, *nchw, *affine), nchw, 4),
     }
     if compiled:
+        torch._functorch.config.donated_buffer = False  # the graph is run backward repeatedly
         inductor = torch.compile(eager_adaptive_pool)
         sides["torch.compile, channels-last"] = (partial(inductor, *last, *affine), last, 1.8)
         sides["torch.compile, NCHW"] = (partial(inductor, *nchw, *affine), nchw, 1.8)
