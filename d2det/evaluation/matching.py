@@ -65,8 +65,8 @@ def match(
     num_detections, num_ranges = out_of_range.shape
     limits = np.minimum(np.asarray(thresholds, np.float64), _EVERYTHING)
     shape = (num_detections, len(limits), num_ranges)
-    status = np.empty(shape, np.int8)
-    status[:] = np.where(out_of_range, IGNORED, FALSE_POSITIVE)[:, None]
+    unmatched = np.where(out_of_range, IGNORED, FALSE_POSITIVE).astype(np.int8)
+    status = np.repeat(unmatched[:, None], len(limits), axis=1)
     chosen = np.full(shape, -1, np.int32)
     taken = np.zeros((len(ignored), *shape[1:]), bool)
     foreign = np.zeros(len(pairs), bool) if foreign is None else foreign
@@ -77,16 +77,10 @@ def match(
         detection, object_ = pairs.detection[turn], pairs.object[turn]
         reusable = pairs.shared[turn] | foreign[turn]
         excused = ignored[object_] | foreign[turn, None]
-        starts = np.flatnonzero(np.diff(detection, prepend=-1))
-        # Preference: position in the order above; ignored objects after all others.
-        never = 2 * len(turn)
-        preference = np.arange(len(turn))[:, None] + np.where(excused, len(turn), 0)
         allowed = (pairs.iou[turn, None] >= limits)[:, :, None] & ~(
             taken[object_] & ~reusable[:, None, None]
         )
-        best = np.minimum.reduceat(np.where(allowed, preference[:, None], never), starts)
-        d, t, a = np.nonzero(best < never)
-        winner = best[d, t, a] % len(turn)
+        winner, t, a = _preferred(detection, excused, allowed)
         picked = object_[winner]
         chosen[detection[winner], t, a] = picked
         status[detection[winner], t, a] = np.where(excused[winner, a], IGNORED, TRUE_POSITIVE)
@@ -150,3 +144,22 @@ def outside(areas: NDArray[np.float64], ranges: Sequence[tuple[float, float]]) -
     """Returns (n, A) bool, true where an area lies outside a range (limits belong to it)."""
     low, high = np.array(ranges, np.float64).reshape(-1, 2).T
     return (areas[:, None] < low) | (areas[:, None] > high)
+
+
+def _preferred(
+    detection: NDArray[np.int64], excused: NDArray[np.bool_], allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pair, threshold and size of every choice: the first allowed pair of a detection that counts,
+    else the first excused one.
+
+    Args:
+        detection: (p,) of pairs that stand together by detection, best first.
+        excused: (p, A) whether the pair's object does not count.
+        allowed: (p, T, A) whether the overlap suffices and the object is free.
+    """
+    starts = np.flatnonzero(np.diff(detection, prepend=-1))
+    count = len(detection)
+    preference = np.arange(count)[:, None] + excused * count
+    best = np.minimum.reduceat(np.where(allowed, preference[:, None], 2 * count), starts)
+    d, t, a = np.nonzero(best < 2 * count)
+    return best[d, t, a] % count, t, a
