@@ -72,8 +72,40 @@ class D2Det(nn.Module):
         results: dict[int, RawDetections] = {}
         for (height, width), members in _group_by_padded_size(images.sizes).items():
             group = ImageBatch(images.pixels[members, :, :height, :width], images.sizes[members])
-            results.update(zip(members, self._detect_equal(group), strict=True))
+            features = self.features(group)
+            found = self.recognise(features, self.propose(features, group), group.sizes)
+            results.update(zip(members, found, strict=True))
         return [results[i] for i in range(len(images))]
+
+    @torch.no_grad()
+    def recognise(
+        self, features: Sequence[Tensor], proposals: Proposals, sizes: Tensor
+    ) -> list[RawDetections]:
+        """Returns the second stage's detections in each picture of `sizes` (N, 2).
+
+        features: P2..P6, each (N, C, H_l, W_l).
+        """
+        features = features[: len(ROI_STRIDES)]
+        scores = self.classification(features, proposals.rois).softmax(1)[:, :-1]
+        boxes, image_index = proposals.boxes, proposals.image_index
+        if isinstance(self.regression, DeltaRegression):
+            # Cheap enough for every proposal, so NMS sees regressed boxes, as in Faster R-CNN.
+            boxes = self._regress(features, boxes, image_index)
+        found = select(
+            boxes, scores, image_index, num_images=len(sizes), config=self.config.inference
+        )
+        if isinstance(self.regression, DenseRegression):
+            first, place = _one_of_each(found.proposal_index)
+            boxes = self._regress(features, found.boxes[first], found.image_index[first])
+            found = replace(found, boxes=boxes[place])
+        if self.config.inference.soft_nms:
+            found = soften(
+                found,
+                num_images=len(sizes),
+                num_classes=scores.shape[1],
+                config=self.config.inference,
+            )
+        return _split(found, self._masks(features, found), sizes)
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, LossTerm]:
         """Returns the losses of this rank's share of a global batch, for `reduce_losses`.
@@ -101,31 +133,6 @@ class D2Det(nn.Module):
             self.regression, self.mask, features, samples, batch, config
         )
 
-    def _detect_equal(self, images: ImageBatch) -> list[RawDetections]:
-        """Detections of pictures that share one padded size."""
-        features = self.features(images)
-        proposals = self.propose(features, images)
-        features = features[: len(ROI_STRIDES)]
-        scores = self.classification(features, proposals.rois).softmax(1)[:, :-1]
-        boxes, image_index = proposals.boxes, proposals.image_index
-        if isinstance(self.regression, DeltaRegression):
-            # Cheap enough for every proposal, so NMS sees regressed boxes, as in Faster R-CNN.
-            boxes = self._regress(features, boxes, image_index)
-        found = select(
-            boxes, scores, image_index, num_images=len(images), config=self.config.inference
-        )
-        if isinstance(self.regression, DenseRegression):
-            boxes = self._regress(features, found.boxes, found.image_index)
-            found = replace(found, boxes=boxes)
-        if self.config.inference.soft_nms:
-            found = soften(
-                found,
-                num_images=len(images),
-                num_classes=scores.shape[1],
-                config=self.config.inference,
-            )
-        return _split(found, self._masks(features, found), images.sizes)
-
     def _regress(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """Regressed boxes (R, 4) of `boxes` (R, 4) in pictures `image_index` (R,)."""
         pooled = align_rois(features, as_rois(boxes, image_index))
@@ -135,8 +142,9 @@ class D2Det(nn.Module):
         """Probabilities (D, M, M) and scores (D,) of masks in the regressed boxes."""
         if self.mask is None or not self.config.inference.masks:
             return None
-        pooled = align_rois(features, as_rois(found.boxes, found.image_index))
-        trunk = self.regression(pooled).features
+        first, place = _one_of_each(found.proposal_index)
+        rois = as_rois(found.boxes[first], found.image_index[first])
+        trunk = self.regression(align_rois(features, rois)).features[place]
         logits = self.mask(trunk, found.labels)
         iou = self.mask.predict_iou(trunk, logits, found.labels)
         return logits.sigmoid(), found.scores + SCORE_WEIGHT * iou
@@ -149,6 +157,17 @@ def _group_by_padded_size(sizes: Tensor) -> dict[tuple[int, int], list[int]]:
     for i, (height, width) in enumerate(padded.tolist()):
         groups[height, width].append(i)
     return groups
+
+
+def _one_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (U,) of one entry of each value in `index` (D,), and the place (D,) of each entry.
+
+    Dense regression has the costliest layers of all; a proposal that may be of several classes
+    passes them once.
+    """
+    values, place = index.unique(return_inverse=True)
+    first = torch.empty_like(values)
+    return first.scatter_(0, place, torch.arange(len(place), device=place.device)), place
 
 
 def _split(

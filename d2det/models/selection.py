@@ -20,12 +20,15 @@ class Candidates:
 
     boxes: (D, 4) float32, in pixels of the resized input.  scores: (D,) float32, best first in
     each picture.  labels: (D,) int64 in 0..K-1.  image_index: (D,) int64, ascending.
+    proposal_index: (D,) int64, the proposal each came from; candidates of one proposal differ in
+    label and share whatever is regressed.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     image_index: Tensor
+    proposal_index: Tensor
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -33,7 +36,11 @@ class Candidates:
     def take(self, index: Tensor) -> Candidates:
         """Returns the candidates at `index` (M,) int64."""
         return Candidates(
-            self.boxes[index], self.scores[index], self.labels[index], self.image_index[index]
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            image_index=self.image_index[index],
+            proposal_index=self.proposal_index[index],
         )
 
 
@@ -51,7 +58,7 @@ def select(
     One proposal can appear several times, once for each class it may be.
     """
     rows, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
-    found = Candidates(boxes[rows], scores[rows, labels], labels, image_index[rows])
+    found = Candidates(boxes[rows], scores[rows, labels], labels, image_index[rows], rows)
     group = found.image_index * scores.shape[1] + labels
     keep = nms(found.boxes, found.scores, config.nms_iou, groups=group)
     best = best_per_image(found.image_index[keep], num_images, config.max_regressed)

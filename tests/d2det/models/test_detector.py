@@ -79,3 +79,13 @@ def test_any_number_of_classes(num_classes):
 def test_no_pictures_give_no_detections():
     empty = ImageBatch(torch.zeros(0, 3, 64, 64), torch.zeros(0, 2, dtype=torch.int64))
     assert small_detector().detect(empty) == []
+
+
+def test_a_proposal_of_several_classes_is_regressed_once():
+    config = InferenceConfig(score_threshold=0.0, soft_nms=False, max_regressed=60)
+    model, rows = small_detector(CONFIG.model_copy(update={"inference": config})), []
+    model.regression.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    (found,) = model.detect(pictures((90, 120)))
+    boxes = len(found.boxes.unique(dim=0))
+    assert rows == [boxes, boxes]  # for the boxes, and again inside them for the masks
+    assert boxes < len(found)

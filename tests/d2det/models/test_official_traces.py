@@ -230,7 +230,8 @@ def test_dense_regression_agrees_on_stored_boxes(run):
 def test_soft_nms_agrees_on_stored_boxes(run):
     boxes, scores = run.trace.boxes("det2_boxes")
     labels = run.trace["det1_labels"].long()
-    found = Candidates(boxes, scores, labels, torch.zeros(len(boxes), dtype=torch.int64))
+    proposals = torch.arange(len(boxes))
+    found = Candidates(boxes, scores, labels, torch.zeros_like(proposals), proposals)
     if run.model.config.inference.soft_nms:
         found = soften(found, num_images=1, num_classes=80, config=run.model.config.inference)
     theirs = final(run)

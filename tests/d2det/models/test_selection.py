@@ -44,6 +44,7 @@ def test_soft_nms_equals_the_official_one():
             dets[:, 4],
             torch.arange(150) * 7 % 5,
             torch.zeros(150, dtype=torch.int64),
+            torch.arange(150),
         ),
         num_images=1,
         num_classes=5,
