@@ -54,7 +54,7 @@ def check_dataset(
         path: folder or annotation file, as for `open_coco`.
         split: "train", "val" or "test".
         images: folder of the pictures; looked for near the annotations if not given.
-        masks: check segmentations too.
+        masks: the model learns masks: check segmentations, and that every object has one.
         categories: classes of the model the data must fit.
         decode: decode every picture (a few ms each); else only headers are read.
         num_threads: pictures looked at at the same time.
@@ -175,11 +175,12 @@ def _check_masks(index: DatasetIndex, owners: NDArray[np.int64], findings: Findi
         return
     is_absent = np.diff(index.masks.offsets) == 0
     if is_absent.all():
-        findings.warning("no masks", "no object has a segmentation; only boxes are trained")
+        detail = "no object has a segmentation: train a model without masks"
+        findings.error("no masks", detail)
         return
     for row in np.flatnonzero(is_absent & ~index.is_ignored).tolist():
-        detail = "no segmentation, others have one; its picture trains boxes only"
-        findings.warning("mask missing", detail, *_ids(index, owners, row))
+        detail = "no segmentation: a model with masks needs one of every object"
+        findings.error("mask missing", detail, *_ids(index, owners, row))
     masked = np.flatnonzero(~is_absent & ~index.is_ignored)
     heights = index.image_sizes[owners, 0]
     for begin in range(0, len(masked), _MASKS_AT_ONCE):

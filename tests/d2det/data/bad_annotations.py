@@ -258,8 +258,8 @@ CASES = (
         "mask elsewhere",
         _THIRD,
     ),
-    Case("one object without mask", _annotation(segmentation=[]), None, "mask missing", _THIRD),
-    Case("no masks at all", _each("annotations", segmentation="[]"), None, "no masks"),
+    Case("one object without mask", _annotation(segmentation=[]), "mask missing", None, _THIRD),
+    Case("no masks at all", _each("annotations", segmentation="[]"), "no masks"),
     Case("run lengths", _annotation(segmentation=_RLE, bbox=[16, 8, 1, 40])),
     # Annotations
     Case("unknown class", _annotation(category_id=77), "unknown class", None, (*_THIRD, "77")),

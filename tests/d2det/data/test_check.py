@@ -62,6 +62,14 @@ def test_sound_data_have_nothing_to_report(tmp_path):
     report.raise_if_bad()
 
 
+def test_a_model_without_masks_does_not_need_them(tmp_path):
+    for case in CASES:
+        if case.refused in ("no masks", "mask missing"):
+            path = write(case, tmp_path / case.name)
+            check_dataset(path, masks=False).raise_if_bad()
+            assert open_coco(path)[1].masks is None
+
+
 def test_case_names_are_unique_and_many():
     assert len({case.name for case in CASES}) == len(CASES) >= 80
 
