@@ -51,6 +51,7 @@ _NAMES = (
 )
 _BACKGROUND_TO_LAST = ("bbox_head.fc_cls.",)
 _BACKGROUND_AWAY = ("D2Det_head.D2Det_instance.", "D2Det_head.fc_instance_iou.")
+_PORT_PREFIX = "roi_head."
 # Files from before DCNv2 was one module.
 _OLD_NAMES = ((re.compile(r"\.conv2_offset\."), ".conv2.conv_offset."),)
 
@@ -71,6 +72,11 @@ def convert(state: Mapping[str, Tensor], preset: Preset, what: str) -> dict[str,
     A `MismatchError` that begins with `what` lists every tensor that is missing, left over or
     misshapen, by its official name.
     """
+    if any(name.startswith(_PORT_PREFIX) for name in state):
+        raise ValueError(
+            f"{what} comes from the authors' port to mmdetection 2.1, whose layers and coordinates "
+            "differ; only checkpoints of the released mmdetection 1.1 code can be converted"
+        )
     found = _rename_old(state)
     require_equal(found, official_shapes(preset.model), f"{what} does not fit preset {preset.name}")
     names = {name: _official_name(name) for name in _meta_state(preset.model)}

@@ -78,6 +78,12 @@ def test_every_tensor_that_does_not_fit_is_named():
         assert part in message
 
 
+def test_the_later_port_s_checkpoints_are_told_apart():
+    state = {f"roi_head.{name}": tensor for name, tensor in official_state(SMALL).items()}
+    with pytest.raises(ValueError, match=r"mmdetection 2\.1"):
+        convert(state, SMALL, "file")
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "torch 1.1"])
 def test_a_file_becomes_verified_weights(tmp_path, legacy):
     state = official_state(SMALL)
