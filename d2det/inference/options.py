@@ -75,3 +75,33 @@ class PredictCommand(PredictOptions):
     """Threads that read and decode ahead of the network."""
     limits: DecodeLimits = DEFAULT_LIMITS
     """Pictures beyond these are refused before they are decoded."""
+
+    @model_validator(mode="after")
+    def _check_paths(self) -> Self:
+        if not self.paths:
+            raise ValueError("give at least one file, folder or pattern")
+        return self
+
+
+class BenchCommand(PredictOptions):
+    """Measures a preset or a weights file on this machine: pictures a second, and the parts.
+
+    Example: d2det bench --preset d2det_r50 --precision bf16
+    """
+
+    preset: str | None = None
+    """Preset to measure with random weights; what it finds is arbitrary, its cost nearly real."""
+    weights: Path | None = None
+    """Weights file to measure instead."""
+    image: Path | None = None
+    """Picture to measure with; None: a made one of the input's size."""
+    repeats: int = Field(default=5, ge=1)
+    """Measured runs, after one that warms up; medians are shown."""
+    json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None
+    """File for the numbers."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.preset is None) == (self.weights is None):
+            raise ValueError("give either --preset or --weights")
+        return self

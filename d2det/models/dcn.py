@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from d2det.models import initialization
 
@@ -35,6 +34,9 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (N, O, H, W) from x (N, C, H * stride, W * stride)."""
+        # Here, because it imports torch's compiler: seconds that networks without DCN need not pay.
+        from torchvision.ops import deform_conv2d
+
         geometry = self.offset(x).float()
         # Float32 island: bfloat16 keeps eight bits, too few for positions in a large map, and
         # the operator has no bfloat16 kernel on the CPU.
