@@ -26,7 +26,15 @@ ALL_ARCHES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DTORCH_STABLE_ONLY"]
 # No contraction to fused multiply-add: results are then the same bits on every processor.
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", *STABLE_ABI]
-NVCC_FLAGS = ["-std=c++20", "-O3", "--threads=2", "-Xfatbin=-compress-all", *STABLE_ABI]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-fmad=false",
+    "--threads=2",
+    "-Xfatbin=-compress-all",
+    "-Xcompiler=-fvisibility=hidden",
+    *STABLE_ABI,
+]
 PYTHON_TAG = {"bdist_wheel": {"py_limited_api": "cp311"}}
 
 
