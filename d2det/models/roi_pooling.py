@@ -36,7 +36,8 @@ def roi_levels(boxes: Tensor) -> Tensor:
     """
     side = areas(boxes).clamp(min=0).sqrt()
     level = torch.floor(torch.log2(side / (_SIDE_OF_LEVEL_1 / 2) + 1e-6))
-    return level.clamp(0, len(ROI_STRIDES) - 1).long()
+    # A diverging network proposes NaN boxes: they need some level to reach the check of the loss.
+    return level.nan_to_num(0).clamp(0, len(ROI_STRIDES) - 1).long()
 
 
 def align_rois(features: Sequence[Tensor], rois: Tensor) -> Tensor:
