@@ -39,6 +39,11 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "train on COCO-format data with Ray, on any number of machines",
+        parse="d2det_platform.train.command:parse",
+        run="d2det_platform.train.command:run",
+    ),
     "predict": Verb(
         "find objects in pictures, folders and large scenes",
         options="d2det.inference.options:PredictCommand",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,17 @@ def parse(args: Sequence[str]) -> TrainOptions:
 
 def run(options: TrainOptions) -> int:
     """Trains and returns the exit code."""
-    from d2det_platform.train.run import fit  # ray starts slowly, and --help must not
+    # Imported here: ray starts slowly, and --help must not.
+    from ray.train import TrainingFailedError
 
-    files = fit(options)
+    from d2det_platform.train.run import fit
+
+    try:
+        files = fit(options)
+    except TrainingFailedError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        print(f"d2det train: the run failed: {reason}", file=sys.stderr)
+        return 1
     print(f"run: {options.run_url}", *files, sep="\n  ")
     return 0
 

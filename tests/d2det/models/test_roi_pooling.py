@@ -39,7 +39,9 @@ def test_levels_equal_the_official_ones():
     assert torch.equal(roi_levels(boxes), case("levels").long())
 
 
-@pytest.mark.parametrize("box", [[5, 5, 5, 5], [9, 9, 4, 12], [0, 0, 1e6, 1e6]])
+@pytest.mark.parametrize(
+    "box", [[5, 5, 5, 5], [9, 9, 4, 12], [0, 0, 1e6, 1e6], [0, 0, float("nan"), 9]]
+)
 def test_degenerate_boxes_have_a_level_too(box):
     assert roi_levels(torch.tensor([box], dtype=torch.float32))[0] in range(4)
 
