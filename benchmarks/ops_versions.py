@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# Without PYTHONPATH: pip and the smoke run must see the environment alone, not the source tree.
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def main() -> None:
@@ -64,19 +66,15 @@ def try_version(version: str, wheel: Path, root: Path) -> dict[str, Any]:
     python = str(folder / "bin" / "python")
     pip(python, "install", "torch" if version == "newest" else f"torch=={version}", "numpy")
     pip(python, "install", "--no-deps", str(wheel))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    # From another folder: the installed package must be found, not the source tree.
     command = [python, str(Path(__file__).resolve()), "--smoke"]
-    done = subprocess.run(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=root, env=CLEAN, stdout=subprocess.PIPE, check=True)
     shutil.rmtree(folder)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 
 
 def pip(python: str, *arguments: str) -> None:
-    subprocess.run([python, "-m", "pip", "--quiet", *arguments], check=True)
+    subprocess.run([python, "-m", "pip", "--quiet", *arguments], env=CLEAN, check=True)
 
 
 def smoke() -> dict[str, Any]:
