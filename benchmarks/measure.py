@@ -26,12 +26,14 @@ class Other:
     """Something to compare with.
 
     run: does the same work.  wanted: how many times as long it should take, None: for information.
-    rounds: how often it runs at most (slow ones need fewer).
+    rounds: how often it runs at most (slow ones need fewer).  agrees: whether its result and ours
+    are the same.
     """
 
     run: Callable[[], object]
     wanted: float | None = None
     rounds: int = 100
+    agrees: Callable[[Any, Any], bool] = lambda theirs, ours: True
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Result:
 def measure(case: Case) -> Result:
     """Runs all sides once to warm up, then `case.rounds` times in turn."""
     torch.set_num_threads(1)
-    case.ours()
-    for other in case.others.values():
-        other.run()
+    result_of_ours = case.ours()
+    for name, other in case.others.items():
+        if not other.agrees(other.run(), result_of_ours):
+            raise RuntimeError(f"{case.name}: {name} gives another result")
     ours: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in case.others}
     for turn in range(case.rounds):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import detector_ops
 import pooling_ops
+import post_processing_ops
 from measure import report
 
 from d2det_ops import _library
@@ -25,7 +26,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ops.json"))
     args = parser.parse_args()
     print(_library.summary())
-    cases = itertools.chain(pooling_ops.cases(compiled=args.compile), detector_ops.cases())
+    cases = itertools.chain(
+        post_processing_ops.cases(),
+        pooling_ops.cases(compiled=args.compile),
+        detector_ops.cases(),
+    )
     chosen = (case for case in cases if any(part in case.name for part in args.only))
     report("compiled ops, CPU time on one thread", chosen, args.json)
     print("maps kept for the backward of adaptive_pool:", pooling_ops.kept_for_backward())
