@@ -15,7 +15,6 @@ from rich.table import Table
 from d2det.data.uavdt import read_uavdt
 from d2det.evaluation.coco import CocoMetrics, Engine, coco_metrics_table, evaluate_coco, percent
 from d2det.evaluation.precision import NO_OBJECTS
-from d2det.evaluation.predictions import predict_pictures
 from d2det.evaluation.results import read_detections, read_ground_truth
 from d2det.evaluation.stitched import TilesAndScenes, evaluate_tiles_and_scenes
 from d2det.evaluation.tables import DetectionTable, GroundTruth, IouKind
@@ -94,6 +93,9 @@ def run(options: EvaluateCommand) -> int:
     else:
         assert options.weights is not None
         assert options.images is not None
+        # Here, because only this branch needs the network and its ops.
+        from d2det.evaluation.predictions import predict_pictures
+
         detections = predict_pictures(options.weights, options, ground_truth, options.images)
     score = {"coco": _coco, "voc": _voc, "uavdt": _uavdt}[options.metric]
     numbers, tables = score(options, ground_truth, detections)
