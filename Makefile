@@ -30,6 +30,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Every benchmark that needs no data of yours; tables here, JSON in benchmarks/results. An hour.
+bench: setup
+	for name in ops model merge memory evaluation; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
 # The compiled ops again, in place: after an edit under ops/csrc.
 ops: setup
 	$(BIN)/python setup.py --quiet build_ext --inplace
