@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -114,7 +114,7 @@ class _Outputs:
     def _draw(self, source: Source, image: NDArray[np.uint8], found: Detections) -> None:
         drawn = draw_detections(image, found, self._names, min_score=self._options.draw_threshold)
         assert self._options.save_dir is not None
-        path = self._options.save_dir / _drawing_name(source.name)
+        path = self._options.save_dir / _as_jpeg(source.place)
         path.parent.mkdir(parents=True, exist_ok=True)
         parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         path.write_bytes(cv2.imencode(".jpg", drawn[..., ::-1], parameters)[1].tobytes())
@@ -125,8 +125,6 @@ class _Outputs:
         return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
 
 
-def _drawing_name(name: str) -> Path:
-    """The relative path of a drawing: below the folder whatever the picture's path was."""
-    parts = [p for p in PurePosixPath(name).parts if p not in ("/", "..")]
-    stem = Path(*parts)
-    return stem if stem.suffix.lower() in (".jpg", ".jpeg") else Path(f"{stem}.jpg")
+def _as_jpeg(place: Path) -> Path:
+    """The path with a JPEG suffix; one of another format keeps its own before it."""
+    return place if place.suffix.lower() in (".jpg", ".jpeg") else Path(f"{place}.jpg")

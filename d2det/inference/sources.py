@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,10 +22,15 @@ JPEG2000_SUFFIXES = frozenset({".jp2", ".j2k"})
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file and the name it has in the results: relative to a folder given alone."""
+    """A picture file.
+
+    name: in the results: relative to the folder where a folder alone was given, else as given.
+    place: path below an output folder, relative to the folder that all pictures share.
+    """
 
     path: Path
     name: str
+    place: Path
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,24 @@ def find_pictures(inputs: Sequence[Path], *, jpeg2000: bool = False) -> list[Sou
     Raises:
         ValueError: One of `inputs` names nothing.
     """
-    base = inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else None
     suffixes = SUFFIXES | JPEG2000_SUFFIXES if jpeg2000 else SUFFIXES
-    found: dict[Path, Source] = {}
-    for each in inputs:
-        for path in _expand(each, suffixes):
-            name = path.relative_to(base) if base is not None else path
-            found.setdefault(path, Source(path, _printable(name.as_posix())))
-    return list(found.values())
+    paths = list(dict.fromkeys(path for each in inputs for path in _expand(each, suffixes)))
+    if not paths:
+        return []
+    if len(inputs) == 1 and inputs[0].is_dir():
+        return [_source(path, inputs[0], path.relative_to(inputs[0])) for path in paths]
+    shared = Path(os.path.commonpath([_absolute(path).parent for path in paths]))
+    return [_source(path, shared, path) for path in paths]
+
+
+def _source(path: Path, root: Path, name: Path) -> Source:
+    place = _absolute(path).relative_to(_absolute(root))
+    return Source(path, _printable(name.as_posix()), Path(_printable(str(place))))
+
+
+def _absolute(path: Path) -> Path:
+    """The path without "..", by which a place could leave its output folder."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
 def _expand(given: Path, suffixes: frozenset[str]) -> list[Path]:

@@ -48,6 +48,16 @@ def test_names_of_several_inputs_are_their_paths(lake: Path) -> None:
     ]
 
 
+def test_places_are_relative_to_the_folder_all_share(lake: Path) -> None:
+    def places(*inputs: Path) -> list[str]:
+        return [source.place.as_posix() for source in find_pictures(inputs)]
+
+    assert places(lake / "deep") == ["er/ü c.tif"]
+    assert places(lake / "b.jpg") == ["b.jpg"]
+    assert places(lake / "deep", lake / "b.jpg") == ["deep/er/ü c.tif", "b.jpg"]
+    assert places(lake / "deep" / ".." / "b.jpg", lake / "deep") == ["b.jpg", "deep/er/ü c.tif"]
+
+
 @pytest.mark.parametrize("missing", ["nowhere", "no*thing.jpg"])
 def test_what_names_nothing_is_refused(lake: Path, missing: str) -> None:
     with pytest.raises(ValueError, match=r"does not exist|no file matches"):
@@ -67,7 +77,7 @@ def test_undecodable_names_become_printable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ahead", [1, 3, 100])
 def test_pictures_and_errors_come_in_order(lake: Path, ahead: int) -> None:
     sources = find_pictures([lake])
-    sources.insert(1, Source(lake / "gone.jpg", "gone"))
+    sources.insert(1, Source(lake / "gone.jpg", "gone", Path("gone")))
     read = list(read_ahead(sources, DecodeLimits(), threads=2, ahead=ahead))
     assert [picture.source for picture in read] == sources
     assert isinstance(read[1].content, DecodeError)
