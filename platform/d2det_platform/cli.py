@@ -28,19 +28,20 @@ class Verb:
 
     summary: for the list of verbs.
     run: "module:function" that takes the options and returns an exit code.
-    options: "module:Class" of the options; or
-    parse: "module:function" from arguments to options, for verbs that read a file first.
+    options: "module:Class" of the options.
+    parse: "module:function" from arguments to options, for a verb that reads a file first.
     """
 
     summary: str
     run: str
-    options: str = ""
+    options: str
     parse: str = ""
 
 
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train on COCO-format data with Ray, on any number of machines",
+        options="d2det_platform.train.options:TrainOptions",
         parse="d2det_platform.train.command:parse",
         run="d2det_platform.train.command:run",
     ),
@@ -78,6 +79,11 @@ VERBS: dict[str, Verb] = {
         "measure a preset or a weights file on this machine",
         options="d2det.inference.options:BenchCommand",
         run="d2det.inference.bench:run",
+    ),
+    "completion": Verb(
+        "print a script that completes verbs and options in the shell",
+        options="d2det_platform.completion:CompletionCommand",
+        run="d2det_platform.completion:run",
     ),
 }
 
@@ -118,19 +124,19 @@ def _run(name: str, args: Sequence[str]) -> int:
     verb, prog = VERBS[name], f"d2det {name}"
     try:
         if verb.parse:
-            parser = _imported(verb.parse)
+            parser = imported(verb.parse)
             options = usage.explained(lambda: parser(args), args)
         else:
-            options = usage.parse(_imported(verb.options), args, prog=prog)
+            options = usage.parse(imported(verb.options), args, prog=prog)
     except SystemExit:  # help was printed
         return OK
     except usage.UsageError as error:
         return _complain(prog, f"{error} (see {prog} --help)", USAGE)
-    return int(_imported(verb.run)(options) or OK)
+    return int(imported(verb.run)(options) or OK)
 
 
-def _imported(path: str) -> Any:
-    """The object at "module:name"."""
+def imported(path: str) -> Any:
+    """Returns the object at "module:name"."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -35,8 +35,21 @@ def parse(options: type[Options], args: Sequence[str], *, prog: str) -> Options:
     Raises:
         UsageError: With what is wrong and, for an unknown option, the nearest valid one.
     """
-    flags = list(_flags(options)) if issubclass(options, BaseModel) else []
+    flags = list(option_flags(options))
     return explained(lambda: tyro.cli(options, prog=prog, args=args), args, flags=flags)
+
+
+def option_flags(options: type, prefix: str = "--") -> Iterator[str]:
+    """Yields the flags of a model's options, nested ones with dots; names given to tyro hold."""
+    if not issubclass(options, BaseModel):
+        return
+    for name, field in options.model_fields.items():
+        given = [note.name for note in field.metadata if getattr(note, "name", None)]
+        flag = prefix + (given[0] if given else name.replace("_", "-"))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from option_flags(field.annotation, f"{flag}.")
+        elif tyro.conf.Positional not in field.metadata:
+            yield flag
 
 
 def explained(
@@ -92,14 +105,6 @@ def _invalid(error: re.Match[str]) -> str:
         return problem
     flag = "--" + error["field"].replace("_", "-")
     return f"{flag}: {problem[0].lower()}{problem[1:]}, got {error['value']}"
-
-
-def _flags(options: type[BaseModel], prefix: str = "--") -> Iterator[str]:
-    for name, field in options.model_fields.items():
-        flag = prefix + name.replace("_", "-")
-        yield flag
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _flags(field.annotation, f"{flag}.")
 
 
 @contextlib.contextmanager

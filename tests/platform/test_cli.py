@@ -69,12 +69,14 @@ def test_every_verb_has_help_with_an_example_or_a_sentence(
     assert f"usage: d2det {verb}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", [v for v in cli.VERBS if cli.VERBS[v].options])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_option_of_every_verb_is_explained(verb: str) -> None:
-    options = cli._imported(cli.VERBS[verb].options)
+    options = cli.imported(cli.VERBS[verb].options)
     assert issubclass(options, BaseModel)
-    assert all(field.description for field in options.model_fields.values())
-    assert callable(cli._imported(cli.VERBS[verb].run))
+    for name, field in options.model_fields.items():
+        is_group = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        assert field.annotation.__doc__ if is_group else field.description, name
+    assert callable(cli.imported(cli.VERBS[verb].run))
 
 
 @pytest.mark.parametrize(
@@ -266,3 +268,24 @@ def test_output_into_a_closed_pipe_ends_quietly() -> None:
         ["bash", "-c", script], capture_output=True, text=True, check=True, env=os.environ
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param("d2det pr", ["predict", "presets"], id="verbs"),
+        pytest.param("d2det predict --ti", ["--tile"], id="options"),
+        pytest.param("d2det predict --js", ["--json"], id="named option"),
+        pytest.param("d2det predict --limits.max-p", ["--limits.max-pixels"], id="nested option"),
+        pytest.param("d2det predict some", [], id="files are left to the shell"),
+    ],
+)
+def test_the_shell_completes(
+    words: str, expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    count = len(words.split())
+    call = f"COMP_WORDS=({words}); COMP_CWORD={count - 1}; _d2det 2>/dev/null; "
+    script = capsys.readouterr().out + call + 'printf "%s\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
