@@ -223,3 +223,14 @@ class RawDetections:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    def select(self, index: Tensor) -> RawDetections:
+        """Returns the detections at `index` (M,) int64."""
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            masks=None if self.masks is None else self.masks[index],
+            mask_scores=None if self.mask_scores is None else self.mask_scores[index],
+        )

@@ -35,7 +35,7 @@ def predict_pictures(
             annotations do not have.
     """
     predictor = Predictor.load(weights, options)
-    sources = [Source(path=images / name, name=name) for name in ground_truth.file_names]
+    sources = [Source(images / name, name, Path(name)) for name in ground_truth.file_names]
     found: list[Detections] = []
     waiting: list[Picture] = []
     with image_progress() as progress:

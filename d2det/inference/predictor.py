@@ -136,25 +136,34 @@ class Predictor:
     def _in_original(self, raw: RawDetections, size: tuple[int, ...]) -> Detections:
         """Detections of a resized picture in the frame of the original one of size (H, W)."""
         height, width = size
-        keep = raw.scores > (self.options.score_threshold or 0)
-        keep &= torch.arange(len(raw), device=keep.device) < (
-            self.options.max_detections or len(raw)
-        )
-        scale = resize_scale(height, width, self.input.short_side, self.input.long_side)
-        boxes = rescale(raw.boxes[keep].cpu(), 1 / scale)
-        masks, mask_scores = None, None
-        if raw.masks is not None and raw.mask_scores is not None:
-            # Of the whole box, also where it passes the picture: its mask lies on that grid.
-            masks = masks_to_rle(raw.masks[keep].cpu(), boxes, height=height, width=width)
-            mask_scores = raw.mask_scores[keep].cpu()
-        return Detections(
-            boxes=clip(boxes, height, width),
-            scores=raw.scores[keep].cpu(),
-            labels=raw.labels[keep].cpu(),
+        index = (raw.scores > (self.options.score_threshold or 0)).nonzero()[:, 0]
+        return in_original(
+            raw.select(index[: self.options.max_detections]),
             size=(height, width),
-            masks=None if masks is None else tuple(Rle(**mask) for mask in masks),
-            mask_scores=mask_scores,
+            scale=resize_scale(height, width, self.input.short_side, self.input.long_side),
         )
+
+
+def in_original(raw: RawDetections, *, size: tuple[int, int], scale: float) -> Detections:
+    """Returns detections of a picture that was resized by `scale`, in its frame of `size` (H, W).
+
+    They come to the CPU; boxes are clipped to the picture, masks encoded in it.
+    """
+    height, width = size
+    boxes = rescale(raw.boxes, 1 / scale)
+    masks, mask_scores = None, None
+    if raw.masks is not None and raw.mask_scores is not None:
+        # Of the whole box, also where it passes the picture: its mask lies on that grid.
+        encoded = masks_to_rle(raw.masks, boxes, height=height, width=width)
+        masks, mask_scores = tuple(Rle(**mask) for mask in encoded), raw.mask_scores.cpu()
+    return Detections(
+        boxes=clip(boxes, height, width).cpu(),
+        scores=raw.scores.cpu(),
+        labels=raw.labels.cpu(),
+        size=size,
+        masks=masks,
+        mask_scores=mask_scores,
+    )
 
 
 def choose_device(name: str) -> torch.device:

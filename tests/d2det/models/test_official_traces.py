@@ -15,7 +15,9 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from d2det.boxes import clip
 from d2det.checkpoints.official import convert
+from d2det.inference.predictor import in_original
 from d2det.inference.preprocess import resize_image, resized_size, to_batch
 from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
@@ -268,6 +270,16 @@ def test_end_to_end_gives_the_same_detections(run):
     index = match((run.found.boxes, run.found.scores, run.found.labels), theirs)
     assert (run.found.boxes[index] - theirs[0]).abs().max() <= 0.02
     assert (run.found.scores[index] - theirs[1]).abs().max() <= 1e-4
+
+
+def test_detections_in_the_original_frame_are_the_official_ones(run):
+    height, width = run.trace.picture.shape[:2]
+    found = in_original(run.found, size=(height, width), scale=1.25)
+    boxes, scores = run.trace.boxes("final_boxes_orig")
+    labels = run.trace["final_labels_orig"].long()
+    index = match((found.boxes, found.scores, found.labels), (boxes, scores, labels))
+    assert (found.boxes[index] - clip(boxes, height, width)).abs().max() <= 0.02
+    assert (found.scores[index] - scores).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(("frame", "scale"), [("input", 1.0), ("orig", 1.25)])
