@@ -10,9 +10,10 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_WIDTH", "100000")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", "100000")
 # Damaged pictures are reported by their reason, not by OpenCV's lines on stderr.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-# Feature maps of 100 MB spend as long in page faults as in arithmetic: in pages of 2 MB instead of
-# 4 KB, where the system leaves the choice to the program, a trunk at 800 x 1333 is a fifth faster.
-# PyTorch reads this at its first allocation.
+# Maps of 70 MB, as in the first stage of a trunk, are mapped afresh for every layer. In pages of
+# 2 MB instead of 4 KB, where the system leaves the choice to the program, a 1x1 convolution from 64
+# to 256 channels takes 33 ms instead of 57; trunk and pyramid at 800 x 1333 take 3 % less. PyTorch
+# reads this at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"

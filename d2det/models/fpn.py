@@ -34,8 +34,7 @@ class FeaturePyramid(nn.Module):
         """Returns P2..P6, each (N, C, H_l, W_l); P6 is every second position of P5."""
         merged = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
-            merged[i - 1] = merged[i - 1] + F.interpolate(
-                merged[i], size=merged[i - 1].shape[-2:], mode="nearest"
-            )
+            size = merged[i - 1].shape[-2:]
+            merged[i - 1].add_(F.interpolate(merged[i], size=size, mode="nearest"))
         levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
         return (*levels, levels[-1][:, :, ::2, ::2])

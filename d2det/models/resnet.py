@@ -86,4 +86,5 @@ class _Bottleneck(nn.Module):
         out = F.relu(normalized(self.conv1, self.bn1, x), inplace=True)
         out = F.relu(normalized(self.conv2, self.bn2, out), inplace=True)
         out = normalized(self.conv3, self.bn3, out)
-        return F.relu(out + self.downsample(x), inplace=True)
+        # In place: the maps of the first stage are too large to be taken afresh for a sum.
+        return F.relu(out.add_(self.downsample(x)), inplace=True)
