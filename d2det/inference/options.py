@@ -55,11 +55,8 @@ class PredictOptions(Config):
         return preset.model_copy(update={"short_side": short, "long_side": long})
 
 
-class PredictCommand(PredictOptions):
-    """Finds objects in pictures: writes them as JSON, draws them, or prints what each holds.
-
-    Example: d2det predict photos/ scene.tif --weights w.safetensors --json out.json --tile 800
-    """
+class InputsAndOutputs(Config):
+    """What `d2det predict` reads and writes; named first in its help."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Files, folders (searched to their depths) and quoted patterns such as "lake/**/*.png"."""
@@ -71,6 +68,14 @@ class PredictCommand(PredictOptions):
     """Folder for the pictures with their objects drawn."""
     draw_threshold: float = Field(default=0.3, ge=0, le=1)
     """Lowest score that is drawn or printed; the JSON holds all."""
+
+
+class PredictCommand(PredictOptions, InputsAndOutputs):
+    """Finds objects in pictures: writes them as JSON, draws them, or prints what each holds.
+
+    Example: d2det predict photos/ scene.tif --weights w.safetensors --json out.json --tile 800
+    """
+
     read_threads: int = Field(default=2, ge=1)
     """Threads that read and decode ahead of the network."""
     limits: DecodeLimits = DEFAULT_LIMITS

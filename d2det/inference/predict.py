@@ -35,6 +35,8 @@ def run(options: PredictCommand) -> int:
     if not sources:
         raise ValueError(f"no pictures in {', '.join(map(str, options.paths))}")
     predictor = Predictor.load(options.weights, options)
+    if options.save_dir is not None:
+        options.save_dir.mkdir(parents=True, exist_ok=True)
     start, read, found = time.monotonic(), 0, 0
     with ExitStack() as stack:
         outputs = _Outputs(options, predictor, stack)

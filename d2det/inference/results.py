@@ -145,6 +145,8 @@ class ResultWriter:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
+        if self._path.is_dir():
+            raise ValueError(f"{self._path} is a folder, results go into a file")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._temporary.open("w", encoding="utf-8")
         self._file.write(f'{{"version":{SCHEMA_VERSION},"images":[')

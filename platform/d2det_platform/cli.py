@@ -20,6 +20,7 @@ from typing import Any
 from d2det import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.0)[0]
         return _complain("d2det", f"unknown verb {name!r}; did you mean {near!r}?", USAGE)
     try:
-        return _run(name, rest)
+        code = _run(name, rest)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _complain(f"d2det {name}", "interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # By house rule a person's mistake, whose message says what to change.
         return _complain(f"d2det {name}", str(error), USAGE)
     except OSError as error:
-        wrong_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        wrong_path = isinstance(error, _WRONG_PATH)
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _complain(f"d2det {name}", message, USAGE if wrong_path else FAILED)
 

@@ -232,11 +232,25 @@ def test_predict_fails_when_no_picture_could_be_read(
     assert image["error"]["reason"] == "truncated"
 
 
-def test_an_output_that_cannot_be_written_fails_in_one_line(
-    lake: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "path", "code"),
+    [
+        pytest.param("--json", ".", 2, id="results into a folder"),
+        pytest.param("--json", "a.png/out.json", 2, id="results below a file"),
+        pytest.param("--save-dir", "a.png", 2, id="drawings into a file"),
+        pytest.param("--json", "/proc/no/out.json", 2, id="a folder that cannot be made"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_one_line(
+    option: str,
+    path: str,
+    code: int,
+    lake: Path,
+    weights: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    args = ["predict", lake / "a.png", "--weights", weights, "--json", "/proc/no/out.json"]
-    assert cli.main([str(arg) for arg in args]) in (1, 2)
+    args = ["predict", lake / "a.png", "--weights", weights, option, lake / path]
+    assert cli.main([str(arg) for arg in args]) == code
     assert capsys.readouterr().err.count("\n") == 1
 
 
