@@ -56,6 +56,8 @@ class DenseRegression(nn.Module):
         self.offsets = nn.Conv2d(width, 4, 3, padding=1)
         self.overlap = nn.Conv2d(width, 1, 3, padding=1)
         initialization.normal(self.offsets, self.overlap, std=0.001)
+        assert self.offsets.bias is not None
+        nn.init.constant_(self.offsets.bias, config.initial_offset)
 
     def forward(self, x: Tensor) -> DensePrediction:
         """Returns the prediction for RoI features x (R, C, 2k, 2k)."""

@@ -35,6 +35,7 @@ from d2det_platform.train.checkpoints import Checkpoint
 from d2det_platform.train.evaluation import PREDICTIONS, Evaluation, evaluate
 from d2det_platform.train.metrics import MetricsLog
 from d2det_platform.train.model import build_model
+from d2det_platform.train.optimizer import build_optimizer
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.plan import RankSpeed, equal_plan, replan
 from d2det_platform.train.progress import Progress
@@ -210,12 +211,8 @@ class Trainer:
     def _resume(self) -> TrainingState:
         """The state of the run's newest sound checkpoint, or of its beginning."""
         train = self.options.train
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
-        )
         average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
-        state = TrainingState(self.model, optimizer, average)
+        state = TrainingState(self.model, build_optimizer(self.model, train), average)
         # One rank verifies and decides, so that all resume from the same step.
         newest = checkpoints.load_latest(self.store) if self.ranks.is_first else None
         step = self.ranks.first_decides(newest.step if newest else 0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 TENSORS = "state.safetensors"
 NUMBERS = "state.json"
+_SLOT = "optimizer."  # what the optimiser keeps for each parameter: momentum, running squares ...
 
 
 class WeightAverage:
@@ -52,7 +53,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     step: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
@@ -73,12 +74,8 @@ class TrainingState:
             ValueError: the checkpoint belongs to another architecture or other options.
         """
         tensors = load_tensors(files[TENSORS])
-        momentum = {
-            name.removeprefix("momentum."): tensors.pop(name)
-            for name in list(tensors)
-            if name.startswith("momentum.")
-        }
-        expected = {name: t.shape for name, t in self._tensors() if not name.startswith("momentum")}
+        slots = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_SLOT)}
+        expected = {name: tensor.shape for name, tensor in self._weights()}
         if {name: t.shape for name, t in tensors.items()} != expected:
             odd = sorted(tensors.keys() ^ expected.keys())[:3] or "shapes"
             raise ValueError(
@@ -86,23 +83,28 @@ class TrainingState:
                 "use another --name, or the options the run was started with"
             )
         with torch.no_grad():
-            for name, target in self._tensors():
-                if not name.startswith("momentum."):
-                    target.copy_(tensors[name])
-        for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                buffer = momentum[name].to(parameter.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            for name, target in self._weights():
+                target.copy_(tensors[name])
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in slots.items():
+            slot, _, parameter_name = name.removeprefix(_SLOT).partition(".")
+            parameter = parameters[parameter_name]
+            # The count of steps, a scalar, stays on the CPU, where it is read without waiting.
+            value = tensor.to(parameter.device) if tensor.ndim else tensor
+            self.optimizer.state[parameter][slot] = value
         numbers = json.loads(files[NUMBERS])
         self.step, self.progress = numbers["step"], numbers["progress"]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._weights()
+        for name, parameter in self.model.named_parameters():
+            for slot, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"{_SLOT}{slot}.{name}", value
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.model.state_dict().items():
             yield f"model.{name}", tensor
         if self.average is not None:
             for name, tensor in self.average.tensors.items():
                 yield f"average.{name}", tensor
-        for name, parameter in self.model.named_parameters():
-            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                yield f"momentum.{name}", buffer

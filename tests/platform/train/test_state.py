@@ -4,16 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from d2det.config import TrainConfig
 from d2det_platform.store import RunStore
 from d2det_platform.train.metrics import MetricsLog
+from d2det_platform.train.optimizer import build_optimizer
 from d2det_platform.train.state import TrainingState, WeightAverage
 
 
-def make_state(width: int = 4) -> TrainingState:
+def make_state(width: int = 4, optimizer: str = "sgd") -> TrainingState:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return TrainingState(model, optimizer, WeightAverage(model, 0.99))
+    built = build_optimizer(model, TrainConfig(optimizer=optimizer, lr=0.1))
+    return TrainingState(model, built, WeightAverage(model, 0.99))
 
 
 def run_steps(state: TrainingState, count: int) -> None:
@@ -26,10 +28,11 @@ def run_steps(state: TrainingState, count: int) -> None:
         state.step += 1
 
 
-def test_interrupted_training_equals_undisturbed_training_bit_for_bit() -> None:
-    undisturbed = make_state()
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_interrupted_training_equals_undisturbed_training_bit_for_bit(optimizer: str) -> None:
+    undisturbed = make_state(optimizer=optimizer)
     run_steps(undisturbed, 6)
-    first, second = make_state(), make_state()
+    first, second = make_state(optimizer=optimizer), make_state(optimizer=optimizer)
     run_steps(first, 3)
     second.restore(first.files())
     run_steps(second, 3)
