@@ -4,7 +4,9 @@
         --data.train-images DIR --data.train-annotations FILE --storage s3://bucket/runs --name NAME
 """
 
+import sys
+
 from d2det_platform.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(["train"]))
+    raise SystemExit(main(["train", *sys.argv[1:]]))
