@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import training
 import tyro
 from pycocotools import mask as rle_codec
 from rich.console import Console
@@ -75,7 +74,7 @@ def main(arguments: Arguments) -> None:
 
 def run_d2det(arguments: Arguments) -> dict[str, float]:
     """Trains by the Ray job, as a user would, and reports the scores after its last epoch."""
-    options = {
+    options: dict[str, object] = {
         "preset": "d2det_lite_instance",
         "name": "d2det",
         "storage": arguments.out,
@@ -88,18 +87,13 @@ def run_d2det(arguments: Arguments) -> dict[str, float]:
         "cluster.cpus-per-worker": torch.get_num_threads(),
         "evaluate-every-epochs": max(1, arguments.epochs // 3),
     }
-    job = Path(__file__).parents[1] / "jobs" / "train_coco.py"
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    subprocess.run([sys.executable, str(job), *flags], check=True)
-    lines = (arguments.out / "d2det" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    seconds = sum(row.get("seconds", 0.0) for row in rows)
-    evaluation = next(row for row in reversed(rows) if row.get("event") == "evaluation")
+    rows = training.train(options)
+    metrics = training.last_evaluation(rows)
     return {
-        **{name: evaluation["metrics"][name] for name in MAIN_METRICS},
+        **{name: metrics[name] for name in MAIN_METRICS},
         "epochs": arguments.epochs,
-        "training minutes": seconds / 60,
-        "inference pictures/s": evaluation["metrics"]["images_per_s"],
+        "training minutes": training.minutes(rows),
+        "inference pictures/s": metrics["images_per_s"],
     }
 
 
