@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from d2det import rng
 from d2det.config import InputConfig, TrainConfig
-from d2det.data.batches import collate
+from d2det.data.batches import collate, largest_input
 from d2det.data.index import DatasetIndex
 from d2det.data.sampler import epoch_batches
 from d2det.data.samples import Sample
@@ -96,8 +96,7 @@ class TrainingLoader:
         ahead: deque[_Prepared] = deque()
         try:
             for step in range(first_step, len(order)):
-                mine = order[step][share(len(order[step]))] if share else order[step]
-                ahead.append(self._prepare(mine.tolist(), epoch, step))
+                ahead.append(self._prepare(order[step], epoch, step, share))
                 if self._is_enough(ahead):
                     yield ahead.popleft().batch.result()
             while ahead:
@@ -119,25 +118,33 @@ class TrainingLoader:
         num_pictures = sum(max(len(prepared.examples), 1) for prepared in ahead)
         return len(ahead) > MIN_BATCHES_AHEAD and num_pictures >= 2 * self._num_threads
 
-    def _prepare(self, positions: list[int], epoch: int, step: int) -> _Prepared:
-        train = self._train
+    def _prepare(
+        self, members: NDArray[np.int64], epoch: int, step: int, share: Share | None
+    ) -> _Prepared:
+        train, index = self._train, self._data.index
         config = draw_input(self._config, train, rng.key(train.seed, epoch, "step", step))
-        ids = self._data.index.image_ids[positions].tolist()
+        size = largest_input(index.image_sizes[members], config)
+        positions = (members[share(len(members))] if share else members).tolist()
+        ids = index.image_ids[positions].tolist()
         keys = [rng.key(train.seed, epoch, image_id) for image_id in ids]
         examples = [
             self._pictures.submit(self._example, position, config, key)
             for position, key in zip(positions, keys, strict=True)
         ]
-        return _Prepared(examples, self._batches.submit(self._join, examples, keys, config))
+        return _Prepared(examples, self._batches.submit(self._join, examples, keys, config, size))
 
     def _example(self, position: int, config: InputConfig, key: int) -> Example:
         return training_example(self._data[position], config, self._train, key)
 
     def _join(
-        self, examples: list[Future[Example]], keys: list[int], config: InputConfig
+        self,
+        examples: list[Future[Example]],
+        keys: list[int],
+        config: InputConfig,
+        size: tuple[int, int],
     ) -> TrainingBatch:
         ready = [example.result() for example in examples]
-        return collate(ready, keys, config, pin_memory=self._pin_memory)
+        return collate(ready, keys, config, min_size=size, pin_memory=self._pin_memory)
 
 
 @dataclass(frozen=True)

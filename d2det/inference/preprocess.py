@@ -47,20 +47,25 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
 
 
 def to_batch(
-    images: Sequence[NDArray[np.uint8]], config: InputConfig, *, pin_memory: bool = False
+    images: Sequence[NDArray[np.uint8]],
+    config: InputConfig,
+    *,
+    min_size: tuple[int, int] = (0, 0),
+    pin_memory: bool = False,
 ) -> ImageBatch:
     """Returns resized pictures, each (H, W, 3) uint8 RGB, normalised and zero-padded to one shape.
 
     (x - mean) / std with every operand float32: other orders of the arithmetic differ in the last
     bit. Padding happens after normalisation, so padded pixels are the mean colour.
 
+    min_size: (height, width) the batch has at least, for one that is part of a larger one.
     pin_memory: make the batch in page-locked memory, from which a GPU copies while it computes;
         torch keeps such memory for the next batch.
     """
     if not images:
         raise ValueError("a batch needs at least one picture")
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
-    height, width = padded_size(*sizes.amax(0).tolist())
+    height, width = padded_size(*torch.maximum(sizes.amax(0), torch.tensor(min_size)).tolist())
     shape = (len(images), 3, height, width)
     pixels = torch.zeros(shape, dtype=torch.float32, pin_memory=pin_memory)
     mean = torch.tensor(config.mean, dtype=torch.float32)[:, None, None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from d2det.config import MaskConfig
 from d2det.models import initialization
+from d2det.models.precision import wide
 from d2det.models.roi_pooling import ROI_SIZE
 
 MASK_SIZE = 4 * ROI_SIZE
@@ -48,9 +49,9 @@ class MaskBranch(nn.Module):
         # A correlation with one filter a row: the nine products of every pixel are one matrix
         # product, and folding adds each where it belongs (hence the flipped taps).
         taps = weight.flip(2, 3).flatten(2).transpose(1, 2)
-        products = (taps @ x.flatten(2)).float()
+        products = wide(taps @ x.flatten(2))
         logits = F.fold(products, (MASK_SIZE, MASK_SIZE), kernel_size=3, padding=1)
-        return logits[:, 0] + bias[labels].float()[:, None, None]
+        return logits[:, 0] + wide(bias[labels])[:, None, None]
 
     def predict_iou(self, features: Tensor, mask_logits: Tensor, labels: Tensor) -> Tensor:
         """Returns (R,) float32 predicted IoU of masks (R, M, M) of class `labels` (R,).
@@ -80,4 +81,4 @@ class _MaskScoring(nn.Module):
         x = torch.cat((features, mask.to(features.dtype)), 1).flatten(1)
         x = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
         ious: Tensor = self.ious(x)
-        return ious.float()
+        return wide(ious)

@@ -17,6 +17,7 @@ from d2det.boxes import clip, decode_deltas
 from d2det.config import RpnConfig
 from d2det.models import initialization
 from d2det.models.anchors import Anchors
+from d2det.models.precision import wide
 from d2det.models.selection import best_per_image
 from d2det_ops import nms
 
@@ -80,8 +81,8 @@ class RegionProposalNetwork(nn.Module):
         shapes = [(x.shape[-2], x.shape[-1]) for x in features]
         anchors = self.anchors(shapes, features[0].device)
         return RpnOutput(
-            logits=torch.cat(logits, 1).float(),
-            deltas=torch.cat(deltas, 1).float(),
+            logits=wide(torch.cat(logits, 1)),
+            deltas=wide(torch.cat(deltas, 1)),
             anchors=torch.cat(anchors),
             level_sizes=tuple(len(boxes) for boxes in anchors),
         )

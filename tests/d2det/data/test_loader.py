@@ -60,6 +60,20 @@ def test_the_ranks_together_see_what_one_rank_sees(data):
     assert [row for step in steps for row in step] == flat(loader.batches(0))
 
 
+def test_parts_of_a_batch_are_padded_alike_whoever_computes_them(data):
+    loader = TrainingLoader(data, InputConfig(short_side=60, long_side=100), TRAIN)
+    cuts = [slice(0, 1), slice(1, 4)]
+    parts = [list(loader.batches(0, share=lambda n, cut=cut: cut)) for cut in cuts]
+    whole = [batch.images.pixels.shape[2:] for batch in loader.batches(0)]
+    assert len(set(whole)) > 1
+    for part in parts:
+        shapes = [batch.images.pixels.shape[2:] for batch in part]
+        empty = [len(batch) == 0 for batch in part]
+        assert [s for s, e in zip(shapes, empty, strict=True) if not e] == [
+            s for s, e in zip(whole, empty, strict=True) if not e
+        ]
+
+
 def test_a_rank_without_pictures_gets_sound_empty_batches(data):
     loader = TrainingLoader(data, INPUT, TRAIN)
     batch = next(loader.batches(0, share=lambda n: slice(0, 0)))
