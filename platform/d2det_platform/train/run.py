@@ -6,13 +6,13 @@ import logging
 import os
 from dataclasses import asdict
 
-import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from d2det.data.check import check_dataset
 from d2det.data.coco import CocoDataset
 from d2det_ops.digest import build_info
+from d2det_platform.cluster import connect
 from d2det_platform.store import RunStore
 from d2det_platform.train.loop import train_worker
 from d2det_platform.train.model import build_model
@@ -39,9 +39,7 @@ def fit(options: TrainOptions) -> list[str]:
     """
     refuse_early(options)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
-    if not ray.is_initialized():
-        # With its dashboard (on loopback): without it Ray Train complains every second.
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=True)
+    connect()
     RunStore(options.run_url).write("config.json", options.model_dump_json(indent=1).encode())
     cluster = options.cluster
     trainer = TorchTrainer(
