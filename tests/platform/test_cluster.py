@@ -139,7 +139,8 @@ def test_a_local_cluster_works_from_a_path_with_a_space(tmp_path: Path) -> None:
     `ray` is imported first, as modules of ours do that connect later.
     """
     python = environment_at(tmp_path / "my projects" / ".venv")
-    here = [path for path in sys.path if Path(path).is_dir()]
+    packages = Path(cluster.__file__).parents[1]  # an editable install is no folder of sys.path
+    here = [str(packages), *(path for path in sys.path if Path(path).is_dir())]
     program = """
         import os, sys
         import ray
