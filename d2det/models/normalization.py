@@ -16,8 +16,17 @@ from torch import Tensor, nn
 class FixedBatchNorm2d(nn.BatchNorm2d):
     """Normalises (N, C, H, W) by the stored statistics, in training too; scale and shift learn."""
 
+    is_measuring = False
+    """Whether the statistics become those of the next input: see `measure_statistics`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns x (N, C, H, W) normalised, scaled and shifted by channel."""
+        if self.is_measuring:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -43,7 +52,8 @@ def normalized(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     The gradients of all four parameters are those of the two layers. Measured for MobileNetV2 in
     bfloat16 on a CPU: a tenth of the time of forward and backward.
     """
-    if type(convolution) is not nn.Conv2d or not isinstance(norm, FixedBatchNorm2d):
+    is_affine = isinstance(norm, FixedBatchNorm2d) and not norm.is_measuring
+    if type(convolution) is not nn.Conv2d or not is_affine:
         y: Tensor = norm(convolution(x))
         return y
     weight, bias = _folded(convolution, norm, convolution.weight.dtype)
@@ -56,6 +66,26 @@ def normalized(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         convolution.dilation,
         convolution.groups,
     )
+
+
+@torch.no_grad()
+def measure_statistics(trunk: nn.Module, pixels: Tensor) -> None:
+    """Sets the statistics of every fixed normalisation of `trunk` to those on some pictures.
+
+    For a trunk that starts at random, not from pre-training: with no statistics at all nothing is
+    normalised, and signals fade from layer to layer. Layers are measured in the order in which
+    they run, each on what those before it give with their new statistics.
+
+    pixels: (N, 3, H, W), normalised as in training; some hundred thousand are plenty.
+    """
+    norms = [module for module in trunk.modules() if isinstance(module, FixedBatchNorm2d)]
+    for norm in norms:
+        norm.is_measuring = True
+    try:
+        trunk(pixels)
+    finally:
+        for norm in norms:
+            norm.is_measuring = False
 
 
 @torch.no_grad()

@@ -73,4 +73,31 @@ LITE_INSTANCE = Preset(
     train=_TRAIN,
 )
 
-LITE_PRESETS = (LITE, LITE_INSTANCE)
+TINY_INSTANCE = Preset(
+    name="d2det_tiny_instance",
+    summary="Instance segmentation that learns from nothing in minutes on two cores, to try things",
+    paper="not in the paper",
+    model=ModelConfig(
+        # No stage is frozen: without pre-trained weights there is nothing to keep.
+        backbone=BackboneConfig(kind="mobilenet_v2", fpn_channels=64, frozen_stages=0),
+        rpn=RpnConfig(anchor_scale=6.0, train_top_n=400, test_pre_nms_top_n=300, test_top_n=200),
+        roi_sampler=RoiSamplerConfig(samples_per_image=64),
+        roi_pooling=RoiPoolingConfig(samples_per_bin=1, offset_hidden=64),
+        classification=ClassificationConfig(hidden=256),
+        regression=RegressionConfig(
+            channels=96,
+            num_convs=3,
+            norm_groups=12,
+            max_samples_per_image=16,
+            initial_offset=0.5,
+        ),
+        mask=MaskConfig(channels=64, scoring_hidden=64),
+        inference=InferenceConfig(score_threshold=0.05, max_regressed=100),
+    ),
+    input=InputConfig(short_side=256, long_side=448),
+    train=_TRAIN.model_copy(
+        update={"epochs": 12, "global_batch": 8, "lr": 1e-3, "short_sides": None}
+    ),
+)
+
+LITE_PRESETS = (LITE, LITE_INSTANCE, TINY_INSTANCE)

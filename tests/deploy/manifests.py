@@ -98,7 +98,7 @@ def clusters() -> list[tuple[Manifest, dict[str, Any]]]:
 
 def cluster_spec(content: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the RayCluster spec in an object of KubeRay's."""
-    spec = content["spec"] if "spec" in content else {}
+    spec = content.get("spec", {})
     if content["kind"] == "RayCluster":
         return dict(spec)
     if content["kind"] == "RayCronJob":

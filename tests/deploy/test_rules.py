@@ -211,4 +211,6 @@ def test_no_secret_is_written_down() -> None:
     for path in KUBERNETES.glob("*.yaml"):
         for content in yaml.safe_load_all(path.read_text()):
             assert content["kind"] != "Secret"
-        assert not re.search(r"(password|secret_?key|token):\s*[A-Za-z0-9+/]{16,}", path.read_text())
+        assert not re.search(
+            r"(password|secret_?key|token):\s*[A-Za-z0-9+/]{16,}", path.read_text()
+        )

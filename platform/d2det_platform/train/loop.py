@@ -73,7 +73,7 @@ class Trainer:
         train = options.train
         self.steps_per_epoch = steps_per_epoch(len(self.dataset), train.global_batch)
         self.stopwatch = Stopwatch(ranks.device)
-        self.model = build_model(options, self.dataset.categories).to(ranks.device)
+        self.model = build_model(options, self.dataset.categories, self.dataset).to(ranks.device)
         self.state = self._resume()
         self.losses = self._parallel(_Losses(self.model, options, ranks, self.stopwatch))
         self.loader = TrainingLoader(

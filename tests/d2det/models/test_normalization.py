@@ -3,7 +3,14 @@ import torch
 from torch import nn
 
 from d2det.models.dcn import ModulatedDeformConv2d
-from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential, normalized
+from d2det.models.mobilenet import MobileNetV2
+from d2det.models.normalization import (
+    FixedBatchNorm2d,
+    NormalizedSequential,
+    measure_statistics,
+    normalized,
+)
+from d2det.models.resnet import ResNet
 
 
 def layers(**options: int) -> tuple[nn.Conv2d, FixedBatchNorm2d]:
@@ -46,3 +53,47 @@ def test_a_deformable_convolution_is_followed_by_its_normalisation() -> None:
     _, norm = layers()
     x = torch.randn(1, 6, 7, 7, dtype=torch.float64)
     torch.testing.assert_close(normalized(convolution, norm, x), norm(convolution(x)))
+
+
+def spreads(trunk: nn.Module, pixels: torch.Tensor) -> list[float]:
+    with torch.no_grad():
+        return [float(stage.std()) for stage in trunk(pixels)]
+
+
+@pytest.mark.parametrize("build", [MobileNetV2, lambda: ResNet(50)], ids=["mobilenet", "resnet"])
+def test_a_random_trunk_is_normalised_by_measured_statistics(build) -> None:
+    torch.manual_seed(0)
+    trunk, pixels = build(), torch.randn(2, 3, 64, 96)
+    seen: list[tuple[float, float]] = []
+
+    def look(_: nn.Module, __: object, out: torch.Tensor) -> None:
+        std, mean = torch.std_mean(out, dim=(0, 2, 3))
+        seen.append((float(mean.abs().max()), float(std.max())))
+
+    measure_statistics(trunk, pixels)
+    for norm in trunk.modules():
+        if isinstance(norm, FixedBatchNorm2d):
+            norm.is_measuring = True  # the path that calls the norms, so that hooks see them
+            norm.register_forward_hook(look)
+    with torch.no_grad():
+        trunk(pixels)
+    assert len(seen) > 50
+    assert max(mean for mean, _ in seen) < 1e-3
+    assert [std for _, std in seen] == pytest.approx([1] * len(seen), abs=0.1)
+
+
+def test_signals_of_a_random_trunk_fade_without_statistics_and_not_with_them() -> None:
+    torch.manual_seed(0)
+    trunk, pixels = MobileNetV2(), torch.randn(2, 3, 64, 96)
+    assert spreads(trunk, pixels)[2] < 0.05
+    measure_statistics(trunk, pixels)
+    assert min(spreads(trunk, pixels)) > 0.3
+
+
+def test_measuring_ends_with_the_call() -> None:
+    torch.manual_seed(0)
+    trunk = MobileNetV2()
+    measure_statistics(trunk, torch.randn(1, 3, 64, 64))
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    trunk(torch.randn(1, 3, 64, 64) * 5)
+    assert all(torch.equal(before[name], t) for name, t in trunk.state_dict().items())
