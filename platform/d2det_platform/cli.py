@@ -3,7 +3,8 @@
 A verb is a type of options and a function that carries them out, both named here and imported only
 when the verb is used; so the command starts fast, and verbs that need no Ray never import it.
 
-Exit codes: 0 done, 1 failed, 2 the command line asks for something impossible, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the command line asks for something impossible, 3 labelled with more
+bad files than were to be tolerated, 130 interrupted.
 `D2DET_DEBUG=1` shows where an error was raised.
 """
 
@@ -45,6 +46,26 @@ VERBS: dict[str, Verb] = {
         options="d2det_platform.train.options:TrainOptions",
         parse="d2det_platform.train.command:parse",
         run="d2det_platform.train.command:run",
+    ),
+    "plan": Verb(
+        "read the headers of a lake and tell what labelling it will take",
+        options="d2det_platform.label.options:PlanOptions",
+        run="d2det_platform.label.command:plan",
+    ),
+    "label": Verb(
+        "label lakes of pictures and scenes with Ray: Parquet, COCO, maps, run card",
+        options="d2det_platform.label.options:LabelOptions",
+        run="d2det_platform.label.command:label",
+    ),
+    "merge": Verb(
+        "commit what is labelled and write the exports anew",
+        options="d2det_platform.label.options:MergeOptions",
+        run="d2det_platform.label.command:merge",
+    ),
+    "retry-failed": Verb(
+        "label the pictures of the error table again",
+        options="d2det_platform.label.options:RetryOptions",
+        run="d2det_platform.label.command:retry_failed",
     ),
     "predict": Verb(
         "find objects in pictures, folders and large scenes",

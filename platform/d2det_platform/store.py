@@ -6,13 +6,17 @@ object store's PUT is atomic already. In both cases a reader sees the old conten
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import random
+import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import fsspec
 
@@ -43,6 +47,48 @@ class RunStore:
             _write_durably(Path(self.path(name)), data)
         else:
             _retried(f"write {name}", lambda: self.filesystem.pipe_file(self.path(name), data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes `name` as `write` does unless it is there, and returns whether it was written.
+
+        Of several at once one writes, locally and on stores that put conditionally; on others the
+        last of those that found nothing.
+        """
+        if self.is_local:
+            return _create_durably(Path(self.path(name)), data)
+        if self.exists(name):
+            return False
+        try:
+            self.filesystem.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, NotImplementedError, OSError):
+            self.write(name, data)
+        return True
+
+    def exists(self, name: str) -> bool:
+        """Returns whether there is a file `name`."""
+
+        def call() -> bool:
+            self.filesystem.invalidate_cache()
+            try:
+                self.filesystem.info(self.path(name))
+            except FileNotFoundError:
+                return False
+            return True
+
+        if self.is_local:
+            return Path(self.path(name)).exists()
+        return _retried(f"look for {name}", call)
+
+    def upload(self, name: str, source: Path) -> None:
+        """Replaces `name` by the content of a local file, atomically, whatever its size."""
+        if self.is_local:
+            _copy_durably(source, Path(self.path(name)))
+        else:
+            _retried(
+                f"write {name}", lambda: self.filesystem.put_file(str(source), self.path(name))
+            )
 
     def read(self, name: str) -> bytes:
         """Returns the content of `name`.
@@ -84,18 +130,51 @@ class RunStore:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _temporary(path) as temporary:
+        _fill(temporary, io.BytesIO(data))
         temporary.replace(path)
-    except BaseException:
+    _sync_folder(path.parent)
+
+
+def _create_durably(path: Path, data: bytes) -> bool:
+    with _temporary(path) as temporary:
+        _fill(temporary, io.BytesIO(data))
+        try:
+            path.hardlink_to(temporary)  # unlike a rename it does not replace
+        except FileExistsError:
+            return False
+    _sync_folder(path.parent)
+    return True
+
+
+def _copy_durably(source: Path, path: Path) -> None:
+    with _temporary(path) as temporary, source.open("rb") as file:
+        _fill(temporary, file)
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path`, of this process and thread; nothing is left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{own}.tmp")
+    try:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _fill(path: Path, source: IO[bytes]) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename itself must survive a power cut
     finally:
