@@ -58,10 +58,10 @@ def commit_shard(store: RunStore, run: Run, shard: int) -> None:
 def recommit_shard(store: RunStore, run: Run, shard: int, attempt: int) -> None:
     """Puts what a later attempt found in place of the errors of a shard; the file is replaced."""
     part = run.layout.part(shard)
-    before = pq.read_table(io.BytesIO(store.read(part)))
+    before = pq.read_table(io.BytesIO(store.read(part)), schema=LABELS)
     again = labels_of(store, run, shard, attempt)
     is_again = pc.is_in(before.column("uri"), value_set=again.column("uri").combine_chunks())
-    table = pa.concat_tables([before.filter(pc.invert(is_again)), again.cast(before.schema)])
+    table = pa.concat_tables([before.filter(pc.invert(is_again)), again])
     store.write(part, encode_labels(table, run))
     store.remove(run.layout.staged_folder(shard, attempt))
 

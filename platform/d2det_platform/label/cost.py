@@ -39,7 +39,10 @@ class CostModel:
 
     def windows(self, height: int, width: int) -> int:
         """Returns how many windows a picture has; 1 where it is predicted whole."""
-        return len(self.cut(height, width)) if self.is_tiled(height, width) else 1
+        if not self.is_tiled(height, width):
+            return 1
+        # Counted, not listed: a header may claim anything.
+        return self._along(height) * self._along(width)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) that the network sees of a picture or window."""
@@ -51,9 +54,14 @@ class CostModel:
 
     def pixels(self, height: int, width: int) -> int:
         """Returns the pixels that a picture runs through the network, over all its windows."""
-        if self.is_tiled(height, width):
-            windows = self.cut(height, width)
-            padded = self.padded(windows[0].height, windows[0].width)
-            return len(windows) * padded[0] * padded[1]
+        windows = self.windows(height, width)
+        if self.tile is not None:  # the size of a window, or of a picture that is none larger
+            height, width = min(height, self.tile), min(width, self.tile)
         padded = self.padded(height, width)
-        return padded[0] * padded[1]
+        return windows * padded[0] * padded[1]
+
+    def _along(self, length: int) -> int:
+        assert self.tile is not None
+        if length <= self.tile:
+            return 1
+        return len(range(0, length - self.tile, self.tile - self.overlap)) + 1

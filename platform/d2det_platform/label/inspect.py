@@ -27,6 +27,10 @@ _REMOTE_THREADS, _LOCAL_THREADS = 32, 4
 SCENE_PIXELS = 32_000_000
 """TIFFs of more pixels are read by window; smaller ones are decoded once, which is faster."""
 
+MAX_WINDOWS = 250_000
+"""Of a scene: 90 gigapixels at a stride of 600. A sparse TIFF of some kilobytes may claim more."""
+_MAX_SIDE = 2**31 - 1
+
 
 class Inspector:
     """Reads headers, a batch of items at a time."""
@@ -77,13 +81,16 @@ class Inspector:
         height, width = header.size
         # Told in error rows too.
         row.update(bytes=state.num_bytes, version=state.version, format=header.format)
-        row.update(width=width, height=height)
+        if max(width, height) <= _MAX_SIDE:
+            row.update(width=width, height=height)
         info = self._raster_info(uri, header)
         by_window = info is not None and self._is_read_by_window(header, state)
         if not by_window:
             self._check(header, state)
         scene = by_window and self._cost.is_tiled(height, width)
         windows = self._cost.windows(height, width)
+        if windows > MAX_WINDOWS:
+            raise DecodeError("too_many_pixels", f"{windows} windows, the limit is {MAX_WINDOWS}")
         return {
             "format": f"{header.format}{'+scene' if scene else '+raster' if by_window else ''}",
             "crs": info.crs if info else None,

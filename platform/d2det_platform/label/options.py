@@ -28,7 +28,7 @@ class RasterOptions(Config):
     bands: tuple[int, ...] = ()
     """Bands for red, green and blue, counted from 1 (one makes grey); none: the first three."""
     stretch: Literal["none", "percentile", "range"] = "none"
-    """none: 8 bit as it is, 16 bit divided by 256. percentile: 2 to 98 % of an overview of each
+    """none: 8 bit as it is, 16 bit scaled to 8. percentile: 2 to 98 % of an overview of each
     band become 0 to 255. range: `low` to `high` do."""
     low: float = 0.0
     """Value that becomes 0 (range)."""
@@ -191,6 +191,7 @@ class PlanOptions(LabelOptions):
     """
 
     dry_run: bool = True
+    """Always so here."""
 
 
 class _Continued(Config):

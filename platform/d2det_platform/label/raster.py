@@ -121,7 +121,8 @@ class Raster:
             scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
             return np.asarray(np.nan_to_num(np.clip(np.rint(scaled), 0, 255)), np.uint8)
         if pixels.dtype == np.uint16:
-            return np.asarray(pixels >> 8, np.uint8)
+            # Rounded as OpenCV does for TIFFs, so that the way a picture is read does not show.
+            return np.asarray((pixels.astype(np.uint32) * 255 + 32767) // 65535, np.uint8)
         return np.asarray(pixels, np.uint8)
 
     def _as_colours(self, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -41,6 +41,8 @@ UNITS_PER_TASK = 16
 _TASKS_PER_WORKER = 16
 _QUEUED_CALLS = 4
 """Tasks sent to a worker, of which two run: it need not wait for the driver."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Of a cluster started here: nothing large passes through it."""
 _LONG_S = 10 * 24 * 3600
 _CPUS_BESIDE_GPU, _CPUS_ALONE = 2, 2
 
@@ -60,6 +62,7 @@ class RayEngine:
                 address=os.environ.get("RAY_ADDRESS") or "local",
                 include_dashboard=False,
                 log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
             )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         self._commits: list[ray.ObjectRef] = []
