@@ -7,12 +7,14 @@ of the package, `sha256` of names, types, shapes and bytes of all tensors. No pi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -40,6 +42,15 @@ class Weights:
     """
 
     tensors: dict[str, Tensor]
+    preset: Preset
+    categories: tuple[Category, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a weights file says of itself; its tensors are not looked at."""
+
     preset: Preset
     categories: tuple[Category, ...]
     digest: str
@@ -111,21 +122,37 @@ def read_weights(path: Path | str) -> Weights:
     A ValueError says in one line what is wrong: no such file, another format, damaged tensors.
     """
     path = Path(path)
+    metadata = read_metadata(path)
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if tensors_digest(tensors) != metadata.digest:
+        raise ValueError(f"{path} is damaged: its tensors do not have the digest it states")
+    return Weights(tensors, metadata.preset, metadata.categories, metadata.digest)
+
+
+def read_metadata(path: Path | str) -> Metadata:
+    """Returns what the weights file at `path` says of itself, in no time.
+
+    A ValueError says in one line what is wrong: no such file, another format.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    preset, categories = _parse(path, metadata)
+    return Metadata(preset, categories, metadata["sha256"])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ValueError(f"no weights file at {path}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is not a weights file ({error}); convert official .pth files first"
         ) from None
-    preset, categories = _parse(path, metadata)
-    digest = tensors_digest(tensors)
-    if digest != metadata["sha256"]:
-        raise ValueError(f"{path} is damaged: its tensors do not have the digest it states")
-    return Weights(tensors, preset, categories, digest)
 
 
 def load_detector(

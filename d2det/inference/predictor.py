@@ -78,7 +78,7 @@ class Predictor:
         """
         tile = self.options.tile or max(scene.size)
         windows = cut_windows(scene.size, tile=tile, overlap=min(self.options.overlap, tile - 1))
-        height, width = self._padded(windows[0].height, windows[0].width)
+        height, width = self.padded(windows[0].height, windows[0].width)
         batch = max(1, self.options.batch_pixels // (height * width))
         results = predict_windows(self._predict_whole, scene, windows, batch=batch)
         return merge_windows(list(results), scene.size)
@@ -89,19 +89,20 @@ class Predictor:
             windows = cut_windows(
                 (height, width), tile=self.options.tile, overlap=self.options.overlap
             )
-            padded = self._padded(windows[0].height, windows[0].width)
+            padded = self.padded(windows[0].height, windows[0].width)
             return len(windows) * padded[0] * padded[1]
-        padded = self._padded(height, width)
+        padded = self.padded(height, width)
         return padded[0] * padded[1]
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the shape (height, width) in which a picture of this size runs, uncut."""
+        return padded_size(*self._resized(height, width))
 
     def _is_tiled(self, image: Picture) -> bool:
         return self.options.tile is not None and max(image.shape[:2]) > self.options.tile
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         return resized_size(height, width, self.input.short_side, self.input.long_side)
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        return padded_size(*self._resized(height, width))
 
     def _predict_whole(self, images: Sequence[Picture]) -> list[Detections]:
         """Detections of each picture, none of which is cut into windows."""
@@ -123,7 +124,7 @@ class Predictor:
         """Yields positions of pictures that share a padded size, within the budget of pixels."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
-            groups[self._padded(*image.shape[:2])].append(i)
+            groups[self.padded(*image.shape[:2])].append(i)
         for (height, width), members in groups.items():
             limit = max(1, self.options.batch_pixels // (height * width))
             for start in range(0, len(members), limit):

@@ -102,6 +102,16 @@ VERBS: dict[str, Verb] = {
         options="d2det.inference.options:BenchCommand",
         run="d2det.inference.bench:run",
     ),
+    "serve": Verb(
+        "run the endpoint: HTTP in front of an autoscaled detector",
+        options="d2det_platform.serve.options:ServeCommand",
+        run="d2det_platform.serve.command:run",
+    ),
+    "serve-key": Verb(
+        "make an API key for the endpoint",
+        options="d2det_platform.serve.command:KeyCommand",
+        run="d2det_platform.serve.command:run_key",
+    ),
     "completion": Verb(
         "print a script that completes verbs and options in the shell",
         options="d2det_platform.completion:CompletionCommand",

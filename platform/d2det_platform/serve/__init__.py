@@ -1,0 +1,1 @@
+"""The endpoint: one detector behind HTTP, batched, autoscaled, with limits on everything."""

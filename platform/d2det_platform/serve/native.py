@@ -1,0 +1,147 @@
+"""The native API: /v1/detect, /v1/model, /healthz, /readyz."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, get_args
+
+import orjson
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from d2det_platform.serve import formats, problems
+from d2det_platform.serve.asked import Asked, Format, check
+from d2det_platform.serve.bodies import uploads_of
+from d2det_platform.serve.deadlines import deadline_of
+from d2det_platform.serve.schemas import DetectAnswer, ModelAnswer, problem_responses
+from d2det_platform.serve.service import Service
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ENTRY = {
+    "type": "object",
+    "properties": {
+        "b64": {"type": "string", "description": "the encoded picture in base64"},
+        "url": {"type": "string", "description": "its address, where the server allows that"},
+        "file_name": {"type": "string"},
+    },
+}
+_DETECT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "image/webp": _BINARY,
+            "image/tiff": _BINARY,
+            "image/bmp": _BINARY,
+            "application/octet-stream": _BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": _ENTRY, "images": {"type": "array", "items": _ENTRY}},
+                }
+            },
+        },
+    }
+}
+
+
+def router(service: Service) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["detect"])
+
+    @routes.post(
+        "/v1/detect",
+        response_model=DetectAnswer,
+        openapi_extra=_DETECT_BODY,
+        responses=problem_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
+        summary="Find objects in one or several pictures",
+    )
+    async def detect(request: Request, asked: Annotated[Asked, Query()]) -> Response:
+        """Takes a picture as the raw body, several as multipart/form-data, or JSON.
+
+        Of several pictures each stands for itself: one that cannot be read has an `error`.
+        """
+        check(asked, service.limits, service.info)
+        deadline = deadline_of(request, service.limits)
+        with service.intake.holding() as held:
+            body = await service.intake.read(request, held)
+            uploads = await uploads_of(request, body, service.limits)
+            rows = await service.detect(uploads, asked, deadline=deadline)
+        request.state.log = {"pictures": len(rows), "bytes": held.size}
+        seconds = time.monotonic() - request.state.start
+        if asked.format != "native":
+            answer = formats.convert(
+                asked.format,
+                rows,
+                first_id=asked.image_id,
+                version=service.info.version,
+                time_s=seconds,
+            )
+            return as_json(answer)
+        return as_json(
+            {
+                "version": 1,
+                "model": model_name(service),
+                "request_id": request.state.request_id,
+                "images": [
+                    {**row, "detections": [formats.compact(d) for d in row["detections"]]}
+                    for row in rows
+                ],
+                "timing_ms": round(1000 * seconds, 2),
+            }
+        )
+
+    @routes.get("/v1/model", response_model=ModelAnswer, responses=problem_responses())
+    async def model(request: Request) -> Response:
+        """Says which weights are loaded, their classes, and every limit."""
+        info = service.info
+        return as_json(
+            {
+                **model_name(service),
+                "preset": info.preset,
+                "categories": [{"id": c.id, "name": c.name} for c in info.categories],
+                "masks": info.has_masks,
+                "formats": list(get_args(Format)),
+                "limits": service.limits.model_dump(mode="json"),
+            }
+        )
+
+    @routes.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Answers while this process lives."""
+        return {"status": "ok"}
+
+    @routes.get("/readyz", tags=["health"], responses=problem_responses(503))
+    async def readyz() -> dict[str, str]:
+        """Answers 200 when a detector is loaded and warm."""
+        if not await service.ready():
+            raise problems.unavailable("no detector is ready yet", retry_after_s=2)
+        return {"status": "ready"}
+
+    return routes
+
+
+def model_name(service: Service) -> dict[str, str]:
+    """Returns the fields of `ModelName`."""
+    info = service.info
+    return {"name": info.name, "version": info.version, "digest": info.digest}
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """Returns the HTTP answer that holds `value`."""
+    return Response(orjson.dumps(value), status, media_type="application/json")
