@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from d2det import __version__
-from d2det_platform.serve import native, problems
+from d2det_platform.serve import labelstudio, native, oip_routes, page, problems, scenes
 from d2det_platform.serve.asked import Asked
 from d2det_platform.serve.middleware import Gate
 from d2det_platform.serve.problems import Problem
@@ -34,7 +34,8 @@ def create_app(service: Service, *, sends_request_id: bool = True) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(native.router(service))
+    for routes in (page, native, scenes, oip_routes, labelstudio):
+        app.include_router(routes.router(service))
     app.add_exception_handler(Problem, _of_problem)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)

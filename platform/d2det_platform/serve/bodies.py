@@ -10,7 +10,9 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -30,11 +32,12 @@ _RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture as it came: encoded bytes under a name, or an address to fetch it from."""
+    """A picture as it came: encoded, by its address, or as (H, W, 3) uint8 RGB pixels."""
 
     name: str
     data: bytes = b""
     url: str | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 class Intake:
@@ -53,13 +56,15 @@ class Intake:
         finally:
             self.held -= held.size
 
-    async def read(self, request: Request, held: Held) -> bytes:
+    async def read(self, request: Request, held: Held, limit: int | None = None) -> bytes:
         """Returns the body, inflated where the client compressed it.
+
+        limit: in bytes, where it is not that of pictures.
 
         Raises:
             Problem: too_large, slow_body, unsupported_media_type, malformed or unavailable.
         """
-        limit = self._limits.max_body_bytes
+        limit = limit or self._limits.max_body_bytes
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "") and encoding not in _WINDOW_BITS:
             raise Problem(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.exceptions import ActorUnavailableError, RayActorError
@@ -20,13 +20,19 @@ from ray.serve.handle import DeploymentHandle
 
 from d2det_platform.serve.courier import Courier, ReplicaLost
 from d2det_platform.serve.messages import Answer, Job, Reply
-from d2det_platform.serve.metrics import RayRecorder
+from d2det_platform.serve.metrics import RayRecorder, Recorder
 from d2det_platform.serve.model import describe
-from d2det_platform.serve.options import ServeOptions
+from d2det_platform.serve.options import Batching, Scaling, ServeOptions
+
+if TYPE_CHECKING:
+    from d2det_platform.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = "d2det"
+LABEL_STUDIO_TOKEN = "D2DET_LABEL_STUDIO_TOKEN"
+"""Environment variable with the token for pictures that Label Studio keeps; it is no option, since
+options appear in Serve's status."""
 _LOST = (RayActorError, ActorUnavailableError, ReplicaUnavailableError, RequestCancelledError)
 _READY_FOR_S = 1.0
 """A found readiness holds for this long."""
@@ -38,36 +44,40 @@ _INGRESS_ONGOING = 4096
 many pictures wait for a detector is counted by the courier."""
 
 
+def warm_engine(options: ServeOptions, recorder: Recorder) -> Engine:
+    """Returns an engine with the detector loaded and every usual shape tried."""
+    import torch
+
+    from d2det_platform.serve.engine import Engine
+    from d2det_platform.serve.model import load_model
+
+    started = time.monotonic()
+    scaling = options.scaling
+    torch.set_num_threads(scaling.threads or max(1, int(scaling.cpus)))
+    info = describe(options.weights, options.model, options.name)
+    engine = Engine(
+        load_model(options.weights, options.model, options.predict),
+        info.categories,
+        batching=options.batching,
+        decoding=options.limits.scene(),
+        max_pixels=options.predict.batch_pixels,
+        recorder=recorder,
+    )
+    shapes = engine.warm_up(options.warm_up_s)
+    seconds = time.monotonic() - started
+    recorder.add("d2det_cold_start_s", seconds)
+    logger.info("ready after %.1f s, %d shapes warmed up", seconds, shapes)
+    return engine
+
+
 class Detector:
     """A detector replica: one engine."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        import torch
-
-        from d2det_platform.serve.engine import Engine
-        from d2det_platform.serve.model import load_model
-
-        started = time.monotonic()
-        self._options = ServeOptions.model_validate(options)
-        scaling = self._options.scaling
-        torch.set_num_threads(scaling.threads or max(1, int(scaling.cpus)))
         _log_like_serve()
-        recorder = RayRecorder()
-        info = describe(self._options.weights, self._options.model, self._options.name)
-        model = load_model(self._options.weights, self._options.model, self._options.predict)
-        self._engine = Engine(
-            model,
-            info.categories,
-            batching=self._options.batching,
-            decoding=self._options.limits.scene(),
-            max_pixels=self._options.predict.batch_pixels,
-            recorder=recorder,
-        )
-        shapes = self._engine.warm_up(self._options.warm_up_s)
-        seconds = time.monotonic() - started
-        recorder.add("d2det_cold_start_s", seconds)
+        self._options = ServeOptions.model_validate(options)
+        self._engine = warm_engine(self._options, RayRecorder())
         self._replica = serve.get_replica_context().replica_id.unique_id
-        logger.info("ready after %.1f s, %d shapes warmed up", seconds, shapes)
 
     async def run(self, jobs: list[Job]) -> Reply:
         """Returns the answers to the jobs of a call."""
@@ -86,30 +96,38 @@ class Detector:
 class Ingress:
     """A process that talks HTTP; the app is made in it, not sent to it."""
 
-    def __init__(self, options: dict[str, Any], detector: DeploymentHandle) -> None:
+    def __init__(self, options: dict[str, Any], detector: DeploymentHandle | None) -> None:
         self._options = ServeOptions.model_validate(options)
         self._detector = detector
         self._is_ready, self._asked_at = False, 0.0
         _log_like_serve()
+        self._recorder = RayRecorder()
+        self._engine = None if detector else warm_engine(self._options, self._recorder)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Returns the application; Ray Serve calls this after the constructor."""
         from d2det_platform.serve.app import create_app
         from d2det_platform.serve.auth import Keys
+        from d2det_platform.serve.fetch import Fetcher
         from d2det_platform.serve.service import Service
 
-        options, recorder = self._options, RayRecorder()
+        options, recorder = self._options, self._recorder
         service = Service(
             options=options,
-            info=describe(options.weights, options.model, options.name),
+            info=describe(options.weights, options.model, options.name, options.predict),
             courier=Courier(self._call, options.batching, recorder),
             keys=None if options.keys is None else Keys(options.keys),
             recorder=recorder,
             ready=self._ready,
         )
+        if options.outside.allows_anything():
+            service.fetch = Fetcher(options.outside, token=os.environ.get(LABEL_STUDIO_TOKEN))
         return create_app(service, sends_request_id=False)  # Serve does
 
     async def _call(self, jobs: list[Job]) -> Reply:
+        if self._engine is not None:
+            return Reply(tuple(await self._engine.run(jobs)))
+        assert self._detector is not None
         try:
             reply: Reply = await self._detector.run.remote(jobs)
             return reply
@@ -119,7 +137,18 @@ class Ingress:
         except _LOST as error:
             raise ReplicaLost(str(error)) from error
 
+    async def check_health(self) -> None:
+        """Tries the model where it is in this process."""
+        if self._engine is not None:
+            scaling = self._options.scaling
+            await self._engine.check(
+                idle_s=scaling.health_period_s, hang_s=scaling.health_timeout_s
+            )
+
     async def _ready(self) -> bool:
+        if self._engine is not None:
+            return True
+        assert self._detector is not None
         if self._options.scaling.min_replicas == 0:
             return True  # asking would start one
         now = time.monotonic()
@@ -160,6 +189,8 @@ def build(options: ServeOptions) -> serve.Application:
         max_surge_percent=100,
         logging_config=quiet,
     )
+    if scaling.together:
+        return _together(values, scaling, batching)
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
@@ -173,6 +204,30 @@ def build(options: ServeOptions) -> serve.Application:
         logging_config=quiet,
     )
     return ingress.bind(values, detector.bind(values))
+
+
+def _together(values: dict[str, Any], scaling: Scaling, batching: Batching) -> serve.Application:
+    """The application of one deployment, whose replicas talk HTTP and detect."""
+    return serve.deployment(
+        serve.ingress()(Ingress),
+        name="ingress",
+        max_ongoing_requests=_INGRESS_ONGOING,
+        autoscaling_config={
+            "min_replicas": max(1, scaling.min_replicas),
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": scaling.target_calls * batching.max_pictures,
+            "upscale_delay_s": scaling.upscale_delay_s,
+            "downscale_delay_s": scaling.downscale_delay_s,
+            "look_back_period_s": _LOOK_BACK_S,
+        },
+        ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": scaling.gpus},
+        graceful_shutdown_timeout_s=scaling.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=scaling.health_period_s,
+        health_check_timeout_s=scaling.health_timeout_s,
+        max_surge_percent=100,
+        logging_config={"enable_access_log": False},
+    ).bind(values, None)
 
 
 def _log_like_serve() -> None:

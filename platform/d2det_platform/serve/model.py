@@ -23,6 +23,7 @@ class ModelInfo:
     """What is known about a detector without loading it.
 
     digest: sha256 of its weights, in hexadecimal; empty for a callable.
+    max_detections: at which it stops, where that is known.
     reads_encoded: it takes the encoded bytes of pictures; nothing is decoded for it.
     """
 
@@ -31,6 +32,7 @@ class ModelInfo:
     preset: str = ""
     digest: str = ""
     has_masks: bool = False
+    max_detections: int | None = None
     reads_encoded: bool = False
 
     @property
@@ -57,8 +59,12 @@ class Model(Protocol):
         """Returns (height, width) of pictures that together touch every shape, usual ones first."""
 
 
-def describe(weights: Path | None, model: str | None, name: str) -> ModelInfo:
+def describe(
+    weights: Path | None, model: str | None, name: str, options: PredictOptions | None = None
+) -> ModelInfo:
     """Returns what is known about a weights file, or about a callable by import path.
+
+    options: how it will predict.
 
     Raises:
         ValueError: There is no such file or callable.
@@ -66,13 +72,14 @@ def describe(weights: Path | None, model: str | None, name: str) -> ModelInfo:
     if model is not None:
         return describe_callable(load_callable(model), name)
     assert weights is not None
-    metadata = read_metadata(weights)
+    metadata, options = read_metadata(weights), options or PredictOptions()
     return ModelInfo(
         name=name,
         categories=metadata.categories,
         preset=metadata.preset.name,
         digest=metadata.digest,
-        has_masks=metadata.preset.model.mask is not None,
+        has_masks=metadata.preset.model.mask is not None and options.masks,
+        max_detections=options.max_detections or metadata.preset.model.inference.max_detections,
     )
 
 

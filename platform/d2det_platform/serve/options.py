@@ -32,6 +32,9 @@ class Batching(Config):
 class Scaling(Config):
     """How many replicas there are, and what each takes."""
 
+    together: bool = False
+    """Detect in the processes that talk HTTP, instead of in replicas of their own: no hop between
+    them, but no scaling to zero, and a detector that dies takes its connections along."""
     min_replicas: int = Field(default=1, ge=0)
     """Detector replicas when nobody asks; 0 gives the accelerator back and costs a cold start."""
     max_replicas: int = Field(default=1, ge=1)
@@ -80,6 +83,10 @@ class Outside(Config):
     """Beginnings of object store addresses that scenes may be read from: "s3://lake/flights/"."""
     label_studio_url: str | None = None
     """Where Label Studio is, for pictures that its tasks name by path."""
+
+    def allows_anything(self) -> bool:
+        """Returns whether any address may be fetched."""
+        return bool(self.allow_hosts or self.private_hosts or self.allow_prefixes)
 
 
 class ServeOptions(Config):

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
-from d2det.inference.decode import DecodeError, check_header, read_header
+from d2det.inference.decode import DecodeError, check_header, decode_image, read_header
+from d2det.inference.headers import ImageHeader
+from d2det.inference.results import image_row
+from d2det.inference.windows import ArrayScene
+from d2det.structures import Detections
 from d2det_platform.serve import problems
 from d2det_platform.serve.asked import Asked, select
 from d2det_platform.serve.auth import Keys
@@ -20,6 +24,7 @@ from d2det_platform.serve.metrics import MemoryRecorder, Recorder
 from d2det_platform.serve.model import ModelInfo
 from d2det_platform.serve.options import ServeOptions
 from d2det_platform.serve.problems import Problem
+from d2det_platform.serve.windows import predict_scene
 
 Fetch = Callable[[str, int, float], Awaitable[bytes]]
 """Address, limit in bytes, seconds left, to the bytes there; raises Problem."""
@@ -48,7 +53,6 @@ class Service:
     recorder: Recorder = field(default_factory=MemoryRecorder)
     ready: Callable[[], Awaitable[bool]] = _always
     fetch: Fetch = _no_fetch
-    max_detections: int | None = None
 
     def __post_init__(self) -> None:
         self.limits = self.options.limits
@@ -57,7 +61,7 @@ class Service:
     async def detect(
         self, uploads: Sequence[Upload], asked: Asked, *, deadline: float
     ) -> list[dict[str, Any]]:
-        """Returns a row for each picture; one that cannot be used has the `error` of its problem.
+        """Returns a row for each picture; of several, one that cannot be used has an `error`.
 
         Raises:
             Problem: Of the request as a whole: busy, timeout, internal; or of its only picture.
@@ -65,9 +69,30 @@ class Service:
         self.courier.refuse_if_full(len(uploads))
         if len(uploads) == 1:
             return [await self._row(uploads[0], asked, deadline)]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._row_or_error(u, asked, deadline)) for u in uploads]
-        return [task.result() for task in tasks]
+        tasks = [
+            asyncio.create_task(self._row_or_error(upload, asked, deadline)) for upload in uploads
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def data_of(self, upload: Upload, limit: int, deadline: float) -> bytes:
+        """Returns the encoded bytes of a picture, fetched where it came by address."""
+        if upload.url is None:
+            return upload.data
+        return await self.fetch(upload.url, limit, deadline - time.monotonic())
+
+    def row_of(self, name: str, found: Detections, asked: Asked) -> dict[str, Any]:
+        """Returns the row of detections of a scene that asks for `asked`."""
+        row = image_row(name, found, self.info.categories).model_dump(exclude={"error"})
+        return select(row, asked, None)
+
+    def refused(self, error: DecodeError) -> Problem:
+        """Returns the problem of a picture that cannot be used, having counted it."""
+        self.recorder.add("d2det_rejects", reason=error.reason)
+        return problems.of_decode_error(error)
 
     async def _row_or_error(self, upload: Upload, asked: Asked, deadline: float) -> dict[str, Any]:
         try:
@@ -75,38 +100,55 @@ class Service:
         except Problem as problem:
             if problem.code not in problems.DECODE_STATUS:
                 raise
-            error = {"reason": problem.code, "detail": problem.detail}
             return {
                 "file_name": upload.name,
                 "width": None,
                 "height": None,
                 "detections": [],
-                "error": error,
+                "error": {"reason": problem.code, "detail": problem.detail},
             }
 
     async def _row(self, upload: Upload, asked: Asked, deadline: float) -> dict[str, Any]:
         try:
-            data = upload.data
-            if upload.url is not None:
-                left = deadline - time.monotonic()
-                data = await self.fetch(upload.url, self.limits.max_body_bytes, left)
-            header = read_header(BytesIO(data))
-            check_header(header, self.limits.picture())
-            if asked.tile is not None and max(header.size) > asked.tile:
-                return await self._tiled(upload.name, data, asked, deadline)
-            job = Job(data, header.size, masks=asked.masks and self.info.has_masks)
+            job = await self._job(upload, asked, deadline)
+            if asked.tile is not None and max(job.size) > asked.tile:
+                return await self._tiled(upload.name, job, asked, deadline)
             answer = await self.courier.predict(job, deadline=deadline)
         except DecodeError as error:
-            self.recorder.add("d2det_rejects", reason=error.reason)
-            raise problems.of_decode_error(error) from None
+            raise self.refused(error) from None
         assert answer.row is not None
-        row = select(answer.row, asked, self.max_detections)
+        row = select(answer.row, asked, self.info.max_detections)
         row["file_name"] = upload.name
         row["timing_ms"] = _timing(answer.timing)
         return row
 
-    async def _tiled(self, name: str, data: bytes, asked: Asked, deadline: float) -> dict[str, Any]:
-        raise Problem("not_implemented", "tile is not implemented")
+    async def _job(self, upload: Upload, asked: Asked, deadline: float) -> Job:
+        """The picture as it travels: its header is looked at here, its pixels at the detector."""
+        masks = asked.masks and self.info.has_masks
+        limits = self.limits.picture()
+        if upload.pixels is not None:
+            height, width = upload.pixels.shape[:2]
+            check_header(ImageHeader("bmp", width, height), limits)
+            return Job(upload.pixels, (height, width), masks=masks)
+        data = await self.data_of(upload, self.limits.max_body_bytes, deadline)
+        header = read_header(BytesIO(data))
+        check_header(header, limits)
+        return Job(data, header.size, masks=masks)
+
+    async def _tiled(self, name: str, job: Job, asked: Asked, deadline: float) -> dict[str, Any]:
+        assert asked.tile is not None
+        pixels = job.picture
+        if isinstance(pixels, bytes):
+            pixels = await asyncio.to_thread(decode_image, pixels, self.limits.picture())
+        found = await predict_scene(
+            self.courier,
+            ArrayScene(pixels),
+            tile=asked.tile,
+            overlap=asked.overlap,
+            masks=job.masks,
+            deadline=deadline,
+        )
+        return await asyncio.to_thread(self.row_of, name, found, asked)
 
 
 def _timing(timing: Timing) -> dict[str, float | int]:

@@ -1,0 +1,223 @@
+"""POST /v1/scenes: a large picture, tiled, with progress and partial results as they come.
+
+A client that accepts `text/event-stream` gets events: `scene` (size and number of windows),
+`window` for each window that is done (what it shows, before merging), `result`, or `problem`.
+Other clients get the result alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from d2det.inference.decode import DecodeError, check_header, decode_image, read_header
+from d2det.inference.windows import ArrayScene, WindowDetections, cut_windows
+from d2det_platform.serve import formats, problems
+from d2det_platform.serve.asked import Asked, check
+from d2det_platform.serve.bodies import Held, uploads_of
+from d2det_platform.serve.native import as_json, model_name
+from d2det_platform.serve.problems import Problem
+from d2det_platform.serve.schemas import DetectAnswer, problem_responses
+from d2det_platform.serve.service import Service
+from d2det_platform.serve.windows import look, merge
+
+EVENTS = "text/event-stream"
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in ("image/tiff", "image/jpeg", "image/png", "application/octet-stream")
+        }
+        | {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "object", "properties": {"url": {"type": "string"}}}
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+class SceneAsked(Asked):
+    """Query parameters of a scene: those of a detection, always tiled."""
+
+    tile: int = Field(default=800, ge=64, le=8192)
+    """Pixels of a window's sides."""
+    masks: bool = False
+    """Answer with masks, where the model has them."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event."""
+
+    name: str
+    data: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """Returns the event on the wire."""
+        return b"event: %s\ndata: %s\n\n" % (self.name.encode(), orjson.dumps(self.data))
+
+
+def router(service: Service) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["scenes"])
+    places = asyncio.Semaphore(service.limits.max_scenes)
+
+    @routes.post(
+        "/v1/scenes",
+        response_model=DetectAnswer,
+        openapi_extra=_BODY,
+        responses=problem_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
+        summary="Find objects in a large picture, window by window",
+    )
+    async def scenes(request: Request, asked: Annotated[SceneAsked, Query()]) -> Response:
+        """Takes a picture, or the address of one where the server allows that."""
+        check(asked, service.limits, service.info)
+        if places.locked():
+            service.recorder.add("d2det_rejects", reason="scenes")
+            raise problems.busy("other scenes are being worked on", retry_after_s=30)
+        await places.acquire()
+        release = _Once(places.release)
+        try:
+            deadline = request.state.start + service.limits.scene_timeout_s
+            scene, name = await _open(service, request, deadline)
+            events = _work(service, request, scene, name, asked, deadline)
+            if EVENTS in request.headers.get("accept", ""):
+                stream = StreamingResponse(_stream(events, request, release), media_type=EVENTS)
+                stream.headers["X-Accel-Buffering"] = "no"
+                return stream
+            result: dict[str, Any] = {}
+            async for event in events:
+                result = event.data
+            release()
+            return as_json(result)
+        except BaseException:
+            release()
+            raise
+
+    return routes
+
+
+class _Once:
+    """Calls a function at the first of several calls."""
+
+    def __init__(self, call: Any) -> None:
+        self._call: Any = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+async def _open(service: Service, request: Request, deadline: float) -> tuple[ArrayScene, str]:
+    """The pixels of the scene, and its name; the bytes it came as are let go."""
+    limits = service.limits
+    with service.intake.holding() as held:
+        body = await service.intake.read(request, held, limits.max_scene_bytes)
+        uploads = await uploads_of(request, body, limits)
+        if len(uploads) != 1:
+            raise Problem("too_many_pictures", "a scene is one picture", limit=1)
+        data = await service.data_of(uploads[0], limits.max_scene_bytes, deadline)
+        _count(held, len(data), body)
+        try:
+            check_header(read_header(BytesIO(data)), limits.scene())
+            pixels = await asyncio.to_thread(decode_image, data, limits.scene())
+        except DecodeError as error:
+            raise service.refused(error) from None
+    return ArrayScene(pixels), uploads[0].name
+
+
+def _count(held: Held, size: int, body: bytes) -> None:
+    if size > len(body):  # fetched
+        held.add(size)
+
+
+async def _work(
+    service: Service,
+    request: Request,
+    scene: ArrayScene,
+    name: str,
+    asked: SceneAsked,
+    deadline: float,
+) -> AsyncIterator[Event]:
+    windows = cut_windows(scene.size, tile=asked.tile, overlap=asked.overlap)
+    height, width = scene.size
+    yield Event("scene", {"width": width, "height": height, "windows": len(windows)})
+    masks = asked.masks and service.info.has_masks
+    results: list[WindowDetections] = []
+    start = time.monotonic()
+    looked = look(service.courier, scene, windows, masks=masks, deadline=deadline)
+    async for result in looked:
+        results.append(result)
+        spent = time.monotonic() - start
+        window = result.window
+        yield Event(
+            "window",
+            {
+                "done": len(results),
+                "windows": len(windows),
+                "seconds_left": round(spent / len(results) * (len(windows) - len(results)), 1),
+                "window": [window.x, window.y, window.x + window.width, window.y + window.height],
+                "detections": await asyncio.to_thread(_boxes, service, result, asked),
+            },
+        )
+    found = await merge(results, scene.size)
+    row = await asyncio.to_thread(service.row_of, name, found, asked)
+    request.state.log = {"pictures": 1, "windows": len(windows)}
+    yield Event("result", _result(service, request, row, asked))
+
+
+def _boxes(service: Service, result: WindowDetections, asked: SceneAsked) -> list[dict[str, Any]]:
+    """Boxes of a window in the scene; masks only come with the result."""
+    row = service.row_of("", result.found, asked)
+    return [{k: v for k, v in d.items() if not k.startswith("mask")} for d in row["detections"]]
+
+
+def _result(
+    service: Service, request: Request, row: dict[str, Any], asked: SceneAsked
+) -> dict[str, Any]:
+    seconds = time.monotonic() - request.state.start
+    if asked.format != "native":
+        version = service.info.version
+        converted = formats.convert(
+            asked.format, [row], first_id=asked.image_id, version=version, time_s=seconds
+        )
+        return converted if isinstance(converted, dict) else {"results": converted}
+    return {
+        "version": 1,
+        "model": model_name(service),
+        "request_id": request.state.request_id,
+        "images": [{**row, "detections": [formats.compact(d) for d in row["detections"]]}],
+        "timing_ms": round(1000 * seconds, 2),
+    }
+
+
+async def _stream(
+    events: AsyncIterator[Event], request: Request, release: _Once
+) -> AsyncIterator[bytes]:
+    try:
+        async for event in events:
+            yield event.encode()
+    except Problem as problem:
+        yield Event("problem", problem.body(request.state.request_id)).encode()
+    finally:
+        release()
+        await events.aclose()  # type: ignore[attr-defined]
