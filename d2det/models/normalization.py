@@ -52,8 +52,11 @@ def normalized(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     The gradients of all four parameters are those of the two layers. Measured for MobileNetV2 in
     bfloat16 on a CPU: a tenth of the time of forward and backward.
     """
-    is_affine = isinstance(norm, FixedBatchNorm2d) and not norm.is_measuring
-    if type(convolution) is not nn.Conv2d or not is_affine:
+    if (
+        type(convolution) is not nn.Conv2d
+        or not isinstance(norm, FixedBatchNorm2d)
+        or norm.is_measuring
+    ):
         y: Tensor = norm(convolution(x))
         return y
     weight, bias = _folded(convolution, norm, convolution.weight.dtype)
