@@ -84,15 +84,17 @@ class Inspector:
         if max(width, height) <= _MAX_SIDE:
             row.update(width=width, height=height)
         info = self._raster_info(uri, header)
-        by_window = info is not None and self._is_read_by_window(header, state)
-        if not by_window:
+        # GeoTIFFs go through GDAL whatever their size: of 16-bit bands without a declared colour
+        # space OpenCV reads the first alone. Of 8-bit RGB both read the same.
+        by_gdal = info is not None and (info.crs is not None or self._needs_gdal(header, state))
+        scene = by_gdal and self._is_scene(header, state)
+        if not scene:
             self._check(header, state)
-        scene = by_window and self._cost.is_tiled(height, width)
         windows = self._cost.windows(height, width)
         if windows > MAX_WINDOWS:
             raise DecodeError("too_many_pixels", f"{windows} windows, the limit is {MAX_WINDOWS}")
         return {
-            "format": f"{header.format}{'+scene' if scene else '+raster' if by_window else ''}",
+            "format": f"{header.format}{'+scene' if scene else '+raster' if by_gdal else ''}",
             "crs": info.crs if info else None,
             "transform": info.transform if info else None,
             "cost": self._cost.pixels(height, width),
@@ -120,10 +122,11 @@ class Inspector:
             raise DecodeError("corrupt", "two readers disagree on the size of the picture")
         return info
 
-    def _is_read_by_window(self, header: ImageHeader, state: FileState) -> bool:
-        """Whether a raster goes through GDAL: asked for bands, or too large to be decoded whole."""
-        if not self._options.raster.is_default:
-            return True
+    def _needs_gdal(self, header: ImageHeader, state: FileState) -> bool:
+        return not self._options.raster.is_default or self._is_scene(header, state)
+
+    def _is_scene(self, header: ImageHeader, state: FileState) -> bool:
+        """Whether a raster is too large to be decoded whole, and may be cut."""
         return self._cost.is_tiled(*header.size) and (
             header.width * header.height > SCENE_PIXELS
             or state.num_bytes > self._options.limits.max_bytes

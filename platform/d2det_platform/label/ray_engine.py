@@ -11,6 +11,7 @@ and their files have random names, so they give neither error rows nor files equ
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import tempfile
@@ -36,6 +37,8 @@ from d2det_platform.store import RunStore
 
 logger = logging.getLogger(__name__)
 
+_INSPECTED_HERE = 2
+"""Batches whose headers the driver reads itself, before a task elsewhere would have started."""
 UNITS_PER_TASK = 16
 """At most; fewer where there are few units, so that workers end together."""
 _TASKS_PER_WORKER = 16
@@ -66,9 +69,13 @@ class RayEngine:
             )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         self._commits: list[ray.ObjectRef] = []
+        # One process that stays: what a task would import takes longer than a commit.
+        self._committer = _Committer.remote(url)  # type: ignore[attr-defined]
 
     def inspect(self, run: Run, batches: Iterator[list[Item]]) -> Iterable[pa.Table]:
         """Yields the manifest rows of batches of items, in order; a few are read ahead."""
+        first = list(itertools.islice(batches, _INSPECTED_HERE))
+        yield from inspect_all(run.options, cost_model(run.options, run.model), iter(first))
         ahead = 2 * int(ray.cluster_resources().get("CPU", 1))
         pending: deque[ray.ObjectRef] = deque()
         for items in batches:
@@ -115,7 +122,7 @@ class RayEngine:
 
     def commit(self, run: Run, shard: int, attempt: int) -> None:
         """Commits a shard on some node, and notices errors of earlier ones."""
-        self._commits.append(_commit.remote(self._url, run, shard, attempt))
+        self._commits.append(self._committer.commit.remote(run, shard, attempt))
         done, self._commits = ray.wait(
             self._commits, num_returns=len(self._commits), timeout=0, fetch_local=False
         )
@@ -209,7 +216,14 @@ def _inspect(run: Run, items: list[Item]) -> Any:
     return table
 
 
-# No CPU of its own: workers may have reserved them all, and it is short.
-@ray.remote(num_cpus=0, max_retries=-1)  # type: ignore[untyped-decorator]
-def _commit(url: str, run: Run, shard: int, attempt: int) -> None:
-    commit(RunStore(url), run, shard, attempt)
+# No CPU of its own: workers may have reserved them all, and it has little to do.
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # type: ignore[untyped-decorator]
+class _Committer:
+    """Commits shards, one after the other."""
+
+    def __init__(self, url: str) -> None:
+        self._store = RunStore(url)
+
+    def commit(self, run: Run, shard: int, attempt: int) -> None:
+        """Commits a shard."""
+        commit(self._store, run, shard, attempt)

@@ -65,7 +65,8 @@ def draw_samples(run: Run, rows: Sequence[dict[str, Any]]) -> list[Sample]:
 def _by_window(row: dict[str, Any], run: Run) -> bool:
     is_large = row["width"] * row["height"] > SCENE_PIXELS and row["seams"] is not None
     is_tiff = row["uri"].lower().endswith((".tif", ".tiff"))
-    return is_tiff and (is_large or not run.options.raster.is_default)
+    is_raster = row["crs"] is not None or not run.options.raster.is_default
+    return is_tiff and (is_large or is_raster)
 
 
 def _part(row: dict[str, Any], cost: CostModel) -> tuple[int, int, int, int]:

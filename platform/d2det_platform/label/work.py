@@ -47,7 +47,7 @@ _HOPELESS = 4
 class UnitResult:
     """What became of a unit.
 
-    pictures, windows: predicted now, none where the unit was staged already.  errors: rows.
+    pictures, windows: in it; none where it was staged already.  errors: rows.
     megapixels: decoded.  seconds: from the first byte to the staged file.
     """
 

@@ -171,7 +171,7 @@ def test_small_tiffs_have_the_pixels_of_the_usual_decoder_either_way(tmp_path: P
     for dtype in (np.uint8, np.uint16):
         top = np.iinfo(dtype).max
         pixels = np.random.default_rng(0).integers(0, top + 1, (60, 70, 3)).astype(dtype)
-        path = write_geotiff(tmp_path / f"{top}.tif", pixels)
+        path = write_geotiff(tmp_path / f"{top}.tif", pixels, photometric="RGB")
         with Decoders() as decoders:
             usual, by_window = decoders.read(
                 [Request(of_path(path)), Request(of_path(path), window=(0, 0, 70, 60))]

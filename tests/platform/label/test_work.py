@@ -61,7 +61,7 @@ def test_pictures_that_failed_are_tried_again(tmp_path: Path) -> None:
     plan = plan_run(store, run, engine)
     outcome, tried = retry_run(store, run, plan, engine, ())
     assert tried == 3
-    assert outcome.inferred == 2
+    assert outcome.inferred == 3
     rows = {row["name"]: row for row in read_labels(tmp_path / "out")}
     assert len(rows) == 12
     assert [n for n, row in rows.items() if row["error"] is not None] == broken[2:]
