@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -42,15 +43,28 @@ class Plain:
 
 
 class Counting(Plain):
-    """Appends a line for each picture it predicts to the file D2DET_TEST_COUNT; takes a while."""
+    """Appends a line for each picture it predicts to a file, and takes a while.
+
+    D2DET_TEST_COUNT and D2DET_TEST_SLEEP say which file and how long, or the lines of the file
+    D2DET_TEST_SETTINGS, which can change while a node lives.
+    """
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        if path := os.environ.get("D2DET_TEST_COUNT"):
-            with Path(path).open("a") as file:
+        count, sleep_s = _settings()
+        if count:
+            with Path(count).open("a") as file:
                 for image in images:
-                    file.write(f"{os.getpid()} {int(image.astype(np.int64).sum())}\n")
-        time.sleep(float(os.environ.get("D2DET_TEST_SLEEP", "0")) * len(images))
+                    digest = hashlib.sha256(image.tobytes()).hexdigest()
+                    file.write(f"{os.getpid()} {digest}\n")
+        time.sleep(sleep_s * len(images))
         return super().__call__(images)
+
+
+def _settings() -> tuple[str, float]:
+    if path := os.environ.get("D2DET_TEST_SETTINGS"):
+        count, sleep_s = Path(path).read_text().split()
+        return count, float(sleep_s)
+    return os.environ.get("D2DET_TEST_COUNT", ""), float(os.environ.get("D2DET_TEST_SLEEP", "0"))
 
 
 class Squares(Plain):
