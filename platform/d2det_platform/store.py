@@ -16,24 +16,47 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 
 logger = logging.getLogger(__name__)
 
-REMOTE_ATTEMPTS = 6
-"""Tries of a remote call: with the back-off below they span about half a minute."""
+REMOTE_ATTEMPTS = 7
+"""Tries of a remote call. Where one of ten fails, one of ten million fails for good; where all
+fail, the pauses below add up to half a minute."""
+LONGEST_BACKOFF_S = 8.0
 FIRST_BACKOFF_S = 0.5
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 10
+"""Of one call; reading waits so long for the next bytes, not for all."""
 
 T = TypeVar("T")
+
+
+def remote_options(scheme: str) -> dict[str, Any]:
+    """Returns options by which a stalled call of a store fails in seconds rather than minutes."""
+    if scheme in ("s3", "s3a"):
+        timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
+        return {"config_kwargs": {**timeouts, "retries": {"total_max_attempts": 1}}}
+    return {}
+
+
+def repeat_here(filesystem: fsspec.AbstractFileSystem) -> None:
+    """Lets a file system try each call once: repeating, with pauses, is the caller's business.
+
+    s3fs would repeat five times what botocore has repeated five times at a minute each.
+    """
+    if hasattr(filesystem, "retries"):
+        filesystem.retries = 1
 
 
 class RunStore:
     """Named byte strings below `url`; names are relative, with forward slashes."""
 
     def __init__(self, url: str) -> None:
-        self.filesystem, self.root = fsspec.core.url_to_fs(url)
+        options = remote_options(url.partition("://")[0])
+        self.filesystem, self.root = fsspec.core.url_to_fs(url, **options)
+        repeat_here(self.filesystem)
         self.is_local = "file" in _protocols(self.filesystem)
         self.url = url
 
@@ -62,7 +85,9 @@ class RunStore:
             self.filesystem.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
-        except (TypeError, NotImplementedError, OSError):
+        except Exception:  # the store cannot put conditionally, or the call failed
+            if self.exists(name):
+                return False
             self.write(name, data)
         return True
 
@@ -188,10 +213,11 @@ def _retried(what: str, call: Callable[[], T]) -> T:
             return call()
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError as error:
+        except Exception as error:  # clients raise what they like: aiohttp's, botocore's errors
             if attempt == REMOTE_ATTEMPTS:
-                raise
-            pause = FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                raise OSError(f"{what} failed: {type(error).__name__}: {error}") from error
+            pause = min(FIRST_BACKOFF_S * 2 ** (attempt - 1), LONGEST_BACKOFF_S)
+            pause *= random.uniform(0.5, 1.5)
             logger.warning("%s failed (%s); attempt %d in %.1f s", what, error, attempt + 1, pause)
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

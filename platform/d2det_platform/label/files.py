@@ -6,12 +6,10 @@ Remote calls are repeated on errors that pass, with growing pauses; what a store
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import random
 import stat
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import fsspec
 
 from d2det.inference.headers import DecodeError, ImageHeader, read_header
 from d2det_platform.label import uris
+from d2det_platform.store import remote_options, repeat_here
 
 ATTEMPTS = 8
 """Tries of a remote call. Where one of ten fails, one of a hundred million fails for good; where
@@ -129,25 +128,30 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     """Returns fsspec's file system for a URI, and the path in it."""
     location = uris.to_location(uri)
     scheme = location.partition("://")[0] if uris.is_url(location) else "file"
-    filesystem = _filesystem(scheme, threading.get_ident() if scheme == "file" else 0)
+    filesystem = fsspec.filesystem(scheme, **remote_options(scheme))
+    repeat_here(filesystem)
     return filesystem, str(filesystem._strip_protocol(location))
 
 
-@functools.lru_cache(maxsize=16)
-def _filesystem(scheme: str, _thread: int) -> Any:
-    return fsspec.filesystem(scheme, **remote_options(scheme))
+def reached(call: Callable[[], T], what: str) -> T:
+    """Returns what a remote call returns, tried again on errors that pass.
 
-
-def remote_options(scheme: str) -> dict[str, Any]:
-    """Returns options that let a stalled call of a store fail in seconds rather than minutes.
-
-    s3fs repeats five times a call that botocore repeats five times at 60 s each; the one repetition
-    that is wanted is here.
+    Raises:
+        FileNotFoundError, PermissionError: as the store says.
+        StoreUnavailableError: the store does not answer.
     """
-    if scheme in ("s3", "s3a"):
-        timeouts = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
-        return {"config_kwargs": timeouts, "retries": 1}
-    return {}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # clients raise what they like: aiohttp's, botocore's errors
+            if attempt == ATTEMPTS:
+                reason = f"{type(error).__name__}: {error}".strip(": ")
+                raise StoreUnavailableError(f"{what} cannot be reached ({reason})") from error
+            pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _local_state(path: str) -> FileState:
@@ -168,18 +172,10 @@ def _whole(filesystem: Any, path: str, num_bytes: int) -> bytes:
 
 
 def _reached(call: Callable[[], T], uri: str) -> T:
-    """What a remote call returns, tried again on errors that pass."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except FileNotFoundError as error:
-            raise DecodeError("io_error", "no such file") from error
-        except PermissionError as error:
-            raise DecodeError("io_error", f"permission denied: {error}") from error
-        except Exception as error:  # clients raise what they like: aiohttp's, botocore's, asyncio's
-            if attempt == ATTEMPTS:
-                what = f"{type(error).__name__}: {error}".strip(": ")
-                raise StoreUnavailableError(f"{uri} cannot be reached ({what})") from error
-            pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)
-            time.sleep(pause * random.uniform(0.5, 1.5))
-    raise AssertionError("the last attempt returns or raises")
+    """What a remote call about a picture returns."""
+    try:
+        return reached(call, uri)
+    except FileNotFoundError as error:
+        raise DecodeError("io_error", "no such file") from error
+    except PermissionError as error:
+        raise DecodeError("io_error", f"permission denied: {error}") from error

@@ -52,6 +52,8 @@ class Lock:
     def __enter__(self) -> Self:
         while not self._store.create(LOCK, self._content()):
             other = self._read()
+            if other is not None and other["id"] == self._own["id"]:
+                break  # written, though the answer was lost
             if other is not None and not self._is_dead(other):
                 raise LockedError(
                     f"{self._store.url} is being labelled by process {other['pid']} on "

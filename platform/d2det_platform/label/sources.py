@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from d2det.inference.sources import JPEG2000_SUFFIXES, SUFFIXES
 from d2det_platform.label import uris
-from d2det_platform.label.files import filesystem_of, read_file
+from d2det_platform.label.files import filesystem_of, reached, read_file
 from d2det_platform.label.options import SourceOptions
 
 
@@ -165,25 +166,39 @@ def _remote(given: str, suffixes: frozenset[str]) -> Iterator[Item]:
     filesystem, path = filesystem_of(uri)
     scheme = given.partition("://")[0]
     found = False
-    for folder, _, files in _remote_walk(filesystem, path):
-        for name in sorted(files):
-            if not name or name.startswith(".") or _suffix(name) not in suffixes:
-                continue
-            if pattern and not _matches(f"{folder}/{name}", pattern):
-                continue
-            found = True
-            one = uris.of_location(f"{scheme}://{folder}/{name}")
-            yield Item(one, _below(one, uri.rstrip("/") + "/"))
-    if not found and not pattern and filesystem.exists(path):
-        yield Item(uri, given)
-    elif not found and (pattern or not filesystem.exists(path)):
-        raise ValueError(f"nothing at {given}")
+    for key in _remote_walk(filesystem, path, suffixes):
+        if pattern and not _matches(key, pattern):
+            continue
+        found = True
+        one = uris.of_location(f"{scheme}://{key}")
+        yield Item(one, given if key == path else _below(one, uri.rstrip("/") + "/"))
+    if not found and pattern:
+        raise ValueError(f"no object matches {given}")
 
 
-def _remote_walk(filesystem: Any, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    for folder, folders, files in filesystem.walk(path):
-        folders.sort()  # the walk goes on in this order
-        yield folder, folders, list(files)
+def _remote_walk(filesystem: Any, path: str, suffixes: frozenset[str]) -> Iterator[str]:
+    """Yields the pictures below a prefix, folder by folder, or the object of that name itself.
+
+    Not fsspec's walk: it leaves out folders that fail to be listed, and says nothing.
+    """
+    pending = [path.rstrip("/")]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = reached(partial(filesystem.ls, folder, detail=True, refresh=True), folder)
+        except FileNotFoundError:
+            raise ValueError(f"nothing at {folder}") from None
+        entries = sorted(entries, key=lambda entry: str(entry["name"]))
+        inside = []
+        for entry in entries:
+            key = str(entry["name"]).rstrip("/")
+            name = key.rpartition("/")[2]
+            if entry["type"] == "directory":
+                if key != folder and not name.startswith("."):
+                    inside.append(key)
+            elif key == path or (_suffix(name) in suffixes and not name.startswith(".")):
+                yield key
+        pending += reversed(inside)
 
 
 def _first_magic(text: str) -> int:
