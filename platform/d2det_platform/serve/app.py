@@ -14,11 +14,14 @@ from starlette.responses import Response
 from d2det import __version__
 from d2det_platform.serve import labelstudio, native, oip_routes, page, problems, scenes
 from d2det_platform.serve.asked import Asked
+from d2det_platform.serve.labelstudio import PredictRequest, SetupRequest
 from d2det_platform.serve.middleware import Gate
+from d2det_platform.serve.oip import InferRequest
 from d2det_platform.serve.problems import Problem
 from d2det_platform.serve.schemas import ProblemAnswer
 from d2det_platform.serve.service import Service
 
+_DESCRIBED = (ProblemAnswer, InferRequest, PredictRequest, SetupRequest)
 _CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -42,7 +45,7 @@ def create_app(service: Service, *, sends_request_id: bool = True) -> FastAPI:
     app.add_middleware(
         Gate, keys=service.keys, recorder=service.recorder, sends_request_id=sends_request_id
     )
-    _describe_problems(app)
+    _describe_bodies(app)
     return app
 
 
@@ -74,14 +77,17 @@ async def _of_http(request: Request, error: Exception) -> Response:
     return problems.response(problem, request.state.request_id)
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Puts the schema of problems into the OpenAPI description, which refers to it."""
+def _describe_bodies(app: FastAPI) -> None:
+    """Puts the schemas of what routes read and answer by themselves into the description."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         description = made()
         schemas = description.setdefault("components", {}).setdefault("schemas", {})
-        schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
+        for model in _DESCRIBED:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -64,7 +64,11 @@ def router(service: Service) -> APIRouter:
         """Says that the backend is up."""
         return {"status": "UP", "model_class": _KIND}
 
-    @routes.post("/setup", responses=problem_responses(400, 413, 422))
+    @routes.post(
+        "/setup",
+        openapi_extra=_body(SetupRequest),
+        responses=problem_responses(400, 408, 413, 415, 422, 503),
+    )
     async def setup(request: Request) -> Response:
         """Takes a project's interface, and says which classes it has no label for."""
         asked = await _read(service, request, SetupRequest)
@@ -73,7 +77,11 @@ def router(service: Service) -> APIRouter:
             answer["unmapped"] = _unmapped(service, read_label_config(asked.label_config))
         return as_json(answer)
 
-    @routes.post("/predict", responses=problem_responses(400, 408, 413, 422, 429, 500, 503, 504))
+    @routes.post(
+        "/predict",
+        openapi_extra=_body(PredictRequest),
+        responses=problem_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
+    )
     async def predict(request: Request) -> Response:
         """Predicts the pictures of tasks."""
         deadline = deadline_of(request, service.limits)
@@ -103,6 +111,12 @@ def router(service: Service) -> APIRouter:
         return {"status": "ignored"}
 
     return routes
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def _read(service: Service, request: Request, kind: type[Any]) -> Any:

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from d2det_platform.cluster import connect
 from d2det_platform.serve.options import ServeOptions
 
+OBJECT_STORE_BYTES = 150_000_000
+"""Pictures do not go through the object store."""
 DRAIN_S = "2"
 """On one machine the proxy learns at once of a replica that goes; Ray's default is 30 s."""
 
@@ -28,17 +31,9 @@ def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
 
     from d2det_platform.serve.deployments import APPLICATION, build
 
-    address = os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **_sizes(address),
-        )
+        connect(object_store_bytes=OBJECT_STORE_BYTES)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        _hide_token()
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
@@ -105,15 +100,3 @@ def _set_environment(folder: Path) -> None:
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
-
-
-def _sizes(address: str) -> dict[str, int]:
-    """Pictures do not go through the object store, so it may be small."""
-    return {"object_store_memory": 150_000_000} if address == "local" else {}
-
-
-def _hide_token() -> None:
-    """Ray writes its token readable for everybody."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)
