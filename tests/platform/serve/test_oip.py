@@ -105,7 +105,10 @@ def test_json_in_and_out_with_chosen_outputs_and_the_id_back() -> None:
                     "data": [base64.b64encode(jpeg(40, 60)).decode()],
                 }
             ],
-            "outputs": [{"name": "scores"}, {"name": "boxes", "parameters": {"binary_data": False}}],
+            "outputs": [
+                {"name": "scores"},
+                {"name": "boxes", "parameters": {"binary_data": False}},
+            ],
         }
         answer = await http.post(INFER, json=request)
         body = answer.json()
