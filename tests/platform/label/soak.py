@@ -3,13 +3,14 @@
     python -m tests.platform.label.soak --rounds 20 --kills 3 --pictures 2000 --seed 0
 
 A round labels the same pictures into a new folder while it kills; a driver that dies is started
-again. It ends with the label files compared byte for byte with those of an undisturbed run, with the
-pictures that were predicted more than once, and with what a reader beside it saw.
+again. It ends with the label files compared byte for byte with those of an undisturbed run, with
+the pictures that were predicted more than once, and with what a reader beside it saw.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -24,7 +25,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 
 from tests.platform.label.lakes import MODELS, label_bytes, make_lake
@@ -77,7 +77,7 @@ class Machines:
         """Where drivers connect."""
         return str(self._cluster.address)
 
-    def workers(self) -> list[psutil.Process]:
+    def workers(self) -> list[int]:
         """The processes that label, on both nodes."""
         nodes = [self._cluster.head_node, *([self._other] if self._other else [])]
         return [p for node in nodes for p in _children(_raylet(node)) if "MapWorker" in _title(p)]
@@ -289,25 +289,32 @@ def _raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return list(psutil.Process(pid).children(recursive=True))
-    except psutil.NoSuchProcess:
-        return []
+def _children(pid: int) -> list[int]:
+    """All processes below one."""
+    below: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        below.setdefault(parent, []).append(int(stat.parent.name))
+    found, next_ones = [], below.get(pid, [])
+    while next_ones:
+        found += next_ones
+        next_ones = [child for each in next_ones for child in below.get(each, [])]
+    return found
 
 
-def _title(process: psutil.Process) -> str:
+def _title(pid: int) -> str:
     try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
         return ""
 
 
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def main() -> int:
