@@ -34,6 +34,7 @@ from d2det.data.coco import CocoDataset
 from d2det.data.samples import Sample
 from d2det.evaluation.coco import evaluate_coco
 from d2det.evaluation.results import read_ground_truth, table_of_predictions
+from d2det.memory import prefer_huge_pages
 from d2det.structures import Detections, Rle
 
 SHORT_SIDE, LONG_SIDE, JITTER = 448, 768, 96
@@ -99,6 +100,7 @@ def run_d2det(arguments: Arguments) -> dict[str, float]:
 
 def run_torchvision(arguments: Arguments) -> dict[str, float]:
     """Trains torchvision's Mask R-CNN for the given minutes by its own recipe."""
+    prefer_huge_pages()  # as the training job does
     images = arguments.data / "images"
     train = CocoDataset(images, arguments.data / "instances_train.json")
     val = CocoDataset(images, arguments.data / "instances_val.json", masks=False)

@@ -23,6 +23,7 @@ from d2det.checkpoints.weights import save_weights
 from d2det.data.coco import CocoDataset
 from d2det.data.loader import TrainingLoader
 from d2det.data.sampler import steps_per_epoch
+from d2det.memory import prefer_huge_pages
 from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
 from d2det.models.losses import reduce_losses
@@ -54,6 +55,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """
     check_same_build(BuildInfo(**config["driver"]))
     options = TrainOptions.model_validate(config["options"])
+    if not options.cluster.gpu:
+        prefer_huge_pages()
     trainer = Trainer(options, Ranks.current(gpu=options.cluster.gpu))
     trainer.run()
 
