@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,33 @@ class RunStore:
                 return
 
         return call() if self.is_local else _retried(f"remove {folder}", call)
+
+
+def arrow_filesystem(url: str) -> tuple[Any, str]:
+    """Returns the pyarrow file system of `url` (None where pyarrow's own does) and its path there.
+
+    For libraries that take pyarrow's: they reach what `RunStore` reaches, but do not repeat calls
+    as it does, so the file system repeats them itself.
+    """
+    filesystem, root = fsspec.core.url_to_fs(url)
+    if "file" in _protocols(filesystem):
+        return None, str(Path(root).resolve())
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(filesystem)), root
+
+
+@contextlib.contextmanager
+def local_copy(place: str) -> Iterator[str]:
+    """Yields the path of a local file with the content of `place`, a path or an fsspec URL."""
+    if "://" not in place:
+        yield place
+        return
+    folder, _, name = place.rpartition("/")
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / name
+        copy.write_bytes(RunStore(folder).read(name))
+        yield str(copy)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
