@@ -207,8 +207,12 @@ class TrainConfig(Config):
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
     """Decay of the averaged weights that are evaluated and saved; None: the last weights."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Of convolutions and matrix products. "auto" is the fastest that all devices of the run have:
+    bf16, else fp16 with a scaled loss, and fp32 on CPUs."""
     seed: int = 0
+    frozen: tuple[str, ...] = ()
+    """Modules that keep their weights, by name or pattern (backbone, fpn, "regression.*")."""
 
 
 class Preset(Config):

@@ -7,6 +7,7 @@ every file and of itself, because neither torch nor safetensors notices flipped 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 
 
-class DamagedCheckpointError(Exception):
+class DamagedCheckpointError(ValueError):
     """A checkpoint does not match its manifest."""
 
 
@@ -34,13 +35,24 @@ class Checkpoint:
 
 
 def save(store: RunStore, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Writes `checkpoint`, then removes all but the newest `keep` (and unfinished folders)."""
+    """Writes `checkpoint`, then removes unfinished folders and all but the newest `keep`.
+
+    Raises:
+        OSError: the storage did not take it. What it took is removed, if it lets us, so that a full
+            disk has room again; the checkpoints before are as they were.
+    """
     folder = _folder(checkpoint.step)
     store.remove(f"{folder}/{MANIFEST}")  # a rewritten step is no checkpoint until it is whole
-    for name, data in checkpoint.files.items():
-        store.write(f"{folder}/{name}", data)
-    store.write(f"{folder}/{MANIFEST}", _manifest(checkpoint))
-    for old in _steps(store)[keep:]:
+    try:
+        for name, data in checkpoint.files.items():
+            store.write(f"{folder}/{name}", data)
+        store.write(f"{folder}/{MANIFEST}", _manifest(checkpoint))
+    except OSError:
+        with contextlib.suppress(OSError):
+            store.remove(folder)
+        raise
+    finished = [step for step in _steps(store) if MANIFEST in store.names(_folder(step))]
+    for old in set(_steps(store)) - set(finished[:keep]):
         store.remove(_folder(old))
 
 

@@ -14,6 +14,8 @@ import yaml
 from d2det.presets import get_preset
 from d2det_platform.train.options import DataOptions, TrainOptions
 
+STOPPED = 130
+"""Exit code of a run that was asked to stop, that of an interrupted command."""
 _REQUIRED = "REQUIRED"  # stands for the data's paths until they are given
 
 
@@ -57,14 +59,18 @@ def run(options: TrainOptions) -> int:
     # Imported here: ray starts slowly, and --help must not.
     from ray.train import TrainingFailedError
 
+    from d2det_platform.train.outcome import RunFailedError
     from d2det_platform.train.run import fit
 
     try:
-        files = fit(options)
-    except TrainingFailedError as error:
+        outcome, files = fit(options)
+    except (TrainingFailedError, RunFailedError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         print(f"d2det train: the run failed: {reason}", file=sys.stderr)
         return 1
+    if outcome.kind == "stopped":
+        print(f"stopped at step {outcome.step} of {options.run_url}; the same command goes on")
+        return STOPPED
     print(f"run: {options.run_url}", *files, sep="\n  ")
     return 0
 

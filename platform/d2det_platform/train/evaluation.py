@@ -1,9 +1,9 @@
-"""Scores the run's weights on the validation pictures, each rank labelling its part of them."""
+"""Scores weights on the validation pictures, each rank labelling its part of them."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from d2det.evaluation.results import coco_results, read_ground_truth, table_of_p
 from d2det.evaluation.tables import IouKind
 from d2det.inference.options import PredictOptions
 from d2det.inference.predictor import Predictor
-from d2det.models.detector import D2Det
-from d2det.models.prepare import prepare_for_inference
 from d2det.structures import Detections
+from d2det_platform.store import local_copy
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.ranks import Ranks
 
@@ -38,32 +37,37 @@ class Evaluation:
     metrics: dict[str, float]
     results: list[dict[str, Any]]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name."""
+        return asdict(self)
 
-def evaluate(model: D2Det, options: TrainOptions, ranks: Ranks) -> Evaluation:
-    """Returns how `model` does on the run's validation pictures, on every rank."""
+
+def evaluate(detector: LoadedDetector, options: TrainOptions, ranks: Ranks) -> Evaluation:
+    """Returns how `detector` does on the run's validation pictures, on every rank."""
     data = options.data
     assert data.val_annotations is not None
     dataset = CocoDataset(data.val_images or data.train_images, data.val_annotations, masks=False)
-    detector = LoadedDetector(
-        model=prepare_for_inference(model),
-        preset=options.as_preset(),
-        categories=dataset.categories,
-        digest="",
-    )
-    predictor = Predictor(detector, PredictOptions())
+    predictor = Predictor(detector, PredictOptions(device=str(ranks.device)))
     mine = range(ranks.rank, len(dataset), ranks.count)
-    found: dict[int, Detections] = {}
     started = time.perf_counter()
-    for start in range(0, len(mine), CHUNK):
-        chunk = mine[start : start + CHUNK]
-        detections = predictor.predict([dataset.image(position) for position in chunk])
-        ids = dataset.index.image_ids[list(chunk)].tolist()
-        found.update(zip(ids, detections, strict=True))
+    found = ranks.together(lambda: _predict(predictor, dataset, mine))
     seconds = time.perf_counter() - started
     merged = {key: value for part in ranks.gather(found) for key, value in part.items()}
-    ground_truth = read_ground_truth(Path(data.val_annotations))
+    with local_copy(data.val_annotations) as path:
+        ground_truth = read_ground_truth(Path(path))
     kinds: tuple[IouKind, ...] = ("bbox",) if options.model.mask is None else ("bbox", "segm")
     table = table_of_predictions(merged, dataset.categories, ground_truth)
     metrics = evaluate_coco(ground_truth, table, kinds=kinds).as_dict()
     speed = len(dataset) / max(ranks.gather(seconds))
     return Evaluation({**metrics, "images_per_s": speed}, coco_results(table, ground_truth))
+
+
+def _predict(predictor: Predictor, dataset: CocoDataset, mine: range) -> dict[int, Detections]:
+    """What is in the pictures at the positions `mine`, by image id."""
+    found: dict[int, Detections] = {}
+    for start in range(0, len(mine), CHUNK):
+        chunk = mine[start : start + CHUNK]
+        detections = predictor.predict([dataset.image(position) for position in chunk])
+        ids = dataset.index.image_ids[list(chunk)].tolist()
+        found.update(zip(ids, detections, strict=True))
+    return found

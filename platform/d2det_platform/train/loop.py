@@ -6,50 +6,61 @@ takes which pictures, and how often the run was interrupted only decides where i
 
 from __future__ import annotations
 
-import json
 import logging
+import math
+import platform
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from d2det.checkpoints.weights import save_weights
+from d2det.data.batches import collate
 from d2det.data.coco import CocoDataset
 from d2det.data.loader import TrainingLoader
 from d2det.data.sampler import steps_per_epoch
 from d2det.memory import prefer_huge_pages
 from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
-from d2det.models.losses import reduce_losses
 from d2det.models.prepare import DTYPES
 from d2det.structures import TrainingBatch
 from d2det_ops.digest import BuildInfo, check_same_build
 from d2det_platform.store import RunStore
-from d2det_platform.train import checkpoints
-from d2det_platform.train.checkpoints import Checkpoint
-from d2det_platform.train.evaluation import PREDICTIONS, Evaluation, evaluate
-from d2det_platform.train.metrics import MetricsLog
+from d2det_platform.train import card, checkpoints
+from d2det_platform.train.balance import BALANCE_EVERY_STEPS, Balance
+from d2det_platform.train.gradient import GlobalGradient
+from d2det_platform.train.host import Host, RayHost, describe_device
+from d2det_platform.train.memory import PeakMemory
 from d2det_platform.train.model import build_model
 from d2det_platform.train.optimizer import build_optimizer
 from d2det_platform.train.options import TrainOptions
-from d2det_platform.train.plan import RankSpeed, equal_plan, replan
-from d2det_platform.train.progress import Progress
+from d2det_platform.train.outcome import FatalError, Outcome
+from d2det_platform.train.precision import choose_precision, fastest_of
+from d2det_platform.train.probe import first_plan
 from d2det_platform.train.ranks import Ranks
+from d2det_platform.train.recorder import Recorder
+from d2det_platform.train.requests import Request, Requests
+from d2det_platform.train.saving import Saver
+from d2det_platform.train.scaler import LossScaler
 from d2det_platform.train.schedule import learning_rate
+from d2det_platform.train.scoring import Scoring
 from d2det_platform.train.speed import Stopwatch
 from d2det_platform.train.state import TrainingState, WeightAverage
+from d2det_platform.train.stop import StopWatch
 
 logger = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 5.0
+"""How often to look for machines about to leave; Ray itself looks every 5 s."""
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Trains as one rank of a Ray Train group.
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """Trains as one rank of a Ray Train group, and returns its `Outcome` as a dict.
 
     config: "options", a dumped `TrainOptions`, and "driver", a dumped `BuildInfo`.
     """
@@ -57,28 +68,51 @@ def train_worker(config: dict[str, Any]) -> None:
     options = TrainOptions.model_validate(config["options"])
     if not options.cluster.gpu:
         prefer_huge_pages()
-    trainer = Trainer(options, Ranks.current(gpu=options.cluster.gpu))
-    trainer.run()
+    return train(options, Ranks.current(gpu=options.cluster.gpu), RayHost()).as_dict()
+
+
+def train(options: TrainOptions, ranks: Ranks, host: Host) -> Outcome:
+    """Trains as one of `ranks` from where the run stands, and returns how that ended."""
+    step = 0
+    try:
+        trainer = Trainer(options, ranks, host)
+        try:
+            return trainer.run()
+        finally:
+            step = trainer.state.step
+            trainer.close()
+    except FatalError as error:
+        return Outcome("failed", step, str(error))
 
 
 class Trainer:
     """One rank's view of the run."""
 
-    def __init__(self, options: TrainOptions, ranks: Ranks) -> None:
-        self.options = options
-        self.ranks = ranks
-        self.store = RunStore(options.run_url)
-        self.dataset = CocoDataset(
-            options.data.train_images,
-            options.data.train_annotations,
-            masks=options.model.mask is not None,
-        )
+    def __init__(self, options: TrainOptions, ranks: Ranks, host: Host) -> None:
+        """Resumes the run.
+
+        Raises:
+            FatalError: on all ranks, if data, weights or checkpoint are unfit on one.
+        """
         train = options.train
-        self.steps_per_epoch = steps_per_epoch(len(self.dataset), train.global_batch)
+        self.options, self.ranks, self.host = options, ranks, host
+        self.store = RunStore(options.run_url)
+        self.requests = Requests()
         self.stopwatch = Stopwatch(ranks.device)
-        self.model = build_model(options, self.dataset.categories, self.dataset).to(ranks.device)
+        self.memory = PeakMemory(ranks.device)
+        self.dataset, self.model = ranks.together(self._load)
+        self.steps_per_epoch = steps_per_epoch(len(self.dataset), train.global_batch)
         self.state = self._resume()
-        self.losses = self._parallel(_Losses(self.model, options, ranks, self.stopwatch))
+        numbers = self.state.progress
+        precision = choose_precision(options, numbers, ranks.gather(fastest_of(ranks.device)))
+        self.scaler = LossScaler(numbers, enabled=precision == "fp16")
+        self.gradient = GlobalGradient(
+            self.model,
+            ranks,
+            stopwatch=self.stopwatch,
+            dtype=DTYPES[precision],
+            images_per_pass=options.cluster.images_per_pass,
+        )
         self.loader = TrainingLoader(
             self.dataset,
             options.input,
@@ -86,206 +120,263 @@ class Trainer:
             num_threads=options.data.loader_threads,
             pin_memory=options.cluster.gpu,
         )
-        self.plan = equal_plan(train.global_batch, ranks.count)
-        self.log = MetricsLog(self.store, self.state.step)
-        self.progress = Progress(train.epochs * self.steps_per_epoch, self.steps_per_epoch)
-        self.saved_at = self.step_ended_at = time.monotonic()
+        devices = ranks.gather(describe_device(ranks.device))
+        self.balance = Balance(options, numbers, [f"{d['host']} {d['device']}" for d in devices])
+        first_plan(self.balance, self.gradient, self.dataset, options, ranks, devices)
         self.skipped_in_a_row = 0
+        self.step_ended_at = self.looked_at = time.monotonic()
+        self.recorder: Recorder | None = None
+        if ranks.is_first:
+            self._open_files(devices, precision)
+        self.scoring = Scoring(options, ranks, host, numbers, self._publish)
 
-    def run(self) -> None:
-        """Trains from where the run stands to its end."""
-        while self.state.step < self.options.train.epochs * self.steps_per_epoch:
+    def run(self) -> Outcome:
+        """Trains from where the run stands to its end, or until something ends it before."""
+        total = self.options.train.epochs * self.steps_per_epoch
+        while self.state.step < total and not self._is_pointless():
             epoch = self.state.step // self.steps_per_epoch
-            self._train_epoch(epoch)
-            self._end_epoch(epoch)
-        if self.ranks.is_first:
-            self._write_weights("last.safetensors")
-        self.loader.close()
+            end = self._train_epoch(epoch) or self._end_epoch(epoch)
+            if end is not None:
+                return end
+        return self._finish()
 
-    def _train_epoch(self, epoch: int) -> None:
+    def close(self) -> None:
+        """Ends the threads and closes the files."""
+        self.loader.close()
+        if self.recorder is not None:
+            self.recorder.close()
+            self.stop.close()
+
+    def _train_epoch(self, epoch: int) -> Outcome | None:
         """Trains the steps of `epoch` that are still to do."""
         self.step_ended_at = time.monotonic()
-        batches = self.loader.batches(
-            epoch,
-            first_step=self.state.step % self.steps_per_epoch,
-            share=partial(self.plan.slice, self.ranks.rank),
-        )
-        for batch in batches:
-            self._step(batch)
-            if self.ranks.is_first and self._checkpoint_is_due():
-                self._save()
+        while (first := self.state.step - epoch * self.steps_per_epoch) < self.steps_per_epoch:
+            plan = self.balance.plan
+            batches = self.loader.batches(
+                epoch, first_step=first, share=partial(plan.slice, self.ranks.rank)
+            )
+            while self.balance.plan == plan and (batch := self._next(batches)) is not None:
+                granted = self._step(batch)
+                end = self._grant(granted)
+                if end is not None:
+                    return end
+                if self.ranks.is_first:
+                    self._after_step()
+        return None
 
-    def _step(self, batch: TrainingBatch) -> None:
-        """One optimiser step on this rank's share of the global batch."""
-        state, train = self.state, self.options.train
-        rate = learning_rate(state.step, self.steps_per_epoch, train)
+    def _next(self, batches: Iterator[TrainingBatch]) -> TrainingBatch | None:
+        """The next batch; an empty one if it cannot be read, so that no other rank waits."""
+        try:
+            return next(batches, None)
+        except (ValueError, OSError) as error:
+            self.requests.fail(f"{platform.node()}: {error}")
+            return collate([], [], self.options.input)
+
+    def _step(self, batch: TrainingBatch) -> frozenset[Request]:
+        """One optimiser step on this rank's share of the global batch; what ranks asked for."""
+        losses = self.gradient.compute(batch.to(self.ranks.device), scale=self.scaler.scale)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = self._norm(parameters)
+        norm_value = float(norm)  # a GPU has finished the step then
+        self.stopwatch.stop()
+        named, granted = self._exchange(losses)
+        if Request.FAIL not in granted:
+            # All ranks have the same sums and gradients, and so decide alike.
+            is_finite = all(map(math.isfinite, (norm_value, *named.values())))
+            rate = self._rate()
+            if is_finite:
+                self._update(parameters, norm, rate)
+            self.state.step += 1
+            self._record(named, rate=rate, norm=norm_value, is_finite=is_finite)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        return granted
+
+    def _norm(self, parameters: list[nn.Parameter]) -> Tensor:
+        """The norm of the gradient, after taking the loss scale out of it."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.scaler.enabled:
+            torch._foreach_mul_(gradients, 1 / self.scaler.scale)
+        return nn.utils.get_total_norm(gradients, foreach=True)
+
+    def _exchange(self, losses: dict[str, Tensor]) -> tuple[dict[str, float], frozenset[Request]]:
+        """The losses of the whole batch by name, and what any rank asked for."""
+        mine = torch.stack(tuple(losses.values()))
+        sums = self.ranks.sum(torch.cat((mine, self.requests.encode(mine)))).tolist()
+        named = {f"loss/{name}": sums[i] for i, name in enumerate(losses)}
+        granted = self.requests.decode(sums[len(losses) :])
+        return {"loss": sum(named.values()), **named}, granted
+
+    def _rate(self) -> float:
+        return learning_rate(self.state.step, self.steps_per_epoch, self.options.train)
+
+    def _update(self, parameters: list[nn.Parameter], norm: Tensor, rate: float) -> None:
+        """Moves the weights, and the averaged ones after them."""
+        state, clip = self.state, self.options.train.clip_grad_norm
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        self.stopwatch.start(len(batch))
-        losses = self.losses(batch.to(self.ranks.device))
-        # Shares of all ranks add up to the loss of the whole batch; DDP averages, hence the count.
-        torch.stack(tuple(losses.values())).sum().mul(self.ranks.count).backward()
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
-        is_finite = bool(torch.isfinite(norm))  # the same on all ranks: gradients are summed
-        self.stopwatch.stop()
-        if is_finite:
-            if train.clip_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, train.clip_grad_norm, norm)
-            state.optimizer.step()
-            if state.average is not None:
-                state.average.update(self.model, state.step)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        self._record(losses, rate=rate, norm=float(norm), is_finite=is_finite)
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update(self.model, state.step)
 
     def _record(
-        self, losses: dict[str, Tensor], *, rate: float, norm: float, is_finite: bool
+        self, losses: dict[str, float], *, rate: float, norm: float, is_finite: bool
     ) -> None:
-        """Logs the step; stops the run after too many in a row that were not finite."""
-        parts = self.ranks.sum(torch.stack(tuple(losses.values())).detach()).tolist()
-        named = {f"loss/{name}": value for name, value in zip(losses, parts, strict=True)}
+        """Logs the step; ends the run after too many in a row that were not finite."""
         step, now = self.state.step, time.monotonic()
         seconds, self.step_ended_at = now - self.step_ended_at, now
-        named = {"loss": sum(parts), **named}
-        epoch = (step - 1) // self.steps_per_epoch
+        is_excused = self.scaler.update(is_finite=is_finite)
         if is_finite:
             self.skipped_in_a_row = 0
-            self.log.add(step, epoch=epoch, seconds=seconds, **named, lr=rate, grad_norm=norm)
-            if self.ranks.is_first:
-                self.progress.step(step, named, self.options.train.global_batch)
+            if self.recorder is not None:
+                self.recorder.step(step, losses, seconds=seconds, rate=rate, norm=norm)
             return
-        self.skipped_in_a_row += 1
-        self.log.add(step, epoch=epoch, event="skipped: loss or gradient is not finite")
-        logger.error(
-            "step %d: loss or gradient is not finite (%s); the weights stay as they were",
-            step,
-            ", ".join(f"{name} {value:.3g}" for name, value in named.items()),
-        )
+        self.skipped_in_a_row += not is_excused
+        if self.recorder is not None:
+            reason = "the loss scale was lowered" if is_excused else "not finite"
+            self.recorder.skipped(step, losses, f"loss or gradient is not finite ({reason})")
         if self.skipped_in_a_row > self.options.max_skipped_steps:
-            raise FloatingPointError(
+            raise FatalError(
                 f"{self.skipped_in_a_row} steps in a row were not finite: lower --train.lr or "
                 "lengthen --train.warmup-steps; the last checkpoint is sound"
             )
 
-    def _end_epoch(self, epoch: int) -> None:
-        """Evaluates if it is time to, saves, and shares the work anew."""
-        options, step = self.options, self.state.step
-        done = epoch + 1
-        is_last = done == options.train.epochs
-        if options.data.val_annotations and (is_last or done % options.evaluate_every_epochs == 0):
-            evaluation = evaluate(self._averaged_model(), options, self.ranks)
-            if self.ranks.is_first:
-                self._keep_best(evaluation)
+    def _grant(self, granted: frozenset[Request]) -> Outcome | None:
+        """Does what any rank asked for, on all ranks; the end of the run if that is one."""
+        if Request.FAIL in granted:
+            return self._failed()
+        if Request.STOP in granted:
+            return self._leave("stopped")
+        if Request.LOOK in granted and self.host.is_leaving():
+            return self._leave("leaving")
+        if self.state.step % BALANCE_EVERY_STEPS == 0:
+            self._rebalance()
+        return None
+
+    def _after_step(self) -> None:
+        """What the first rank does between steps."""
+        if self.stop.is_requested:
+            self.requests.make(Request.STOP)
+        if time.monotonic() - self.looked_at > LOOK_EVERY_S:
+            self.looked_at = time.monotonic()
+            self.requests.make(Request.LOOK)
+        # The end of an epoch saves after its evaluation, which must not be missed.
+        if self.state.step % self.steps_per_epoch and self.saver.is_due():
+            self._save()
+
+    def _rebalance(self) -> None:
+        standing = self.balance.update(self.ranks.gather(self.stopwatch.take()))
+        if standing is not None and self.recorder is not None:
+            self.recorder.standing(self.state.step, standing)
+
+    def _end_epoch(self, epoch: int) -> Outcome | None:
+        """Evaluates if it is time to, and saves."""
+        step, done = self.state.step, epoch + 1
+        speeds = self.ranks.gather(self.stopwatch.peek())
+        peaks = self.ranks.gather(self.memory.peak_bytes())
+        if self.recorder is not None:
+            self.recorder.epoch(step, images_per_s=speeds, peak_bytes=peaks)
+        try:
+            self.scoring.after_epoch(done, step, self._weights)
+        except OSError as error:  # of rank 0, which alone writes, and last
+            self.requests.fail(f"cannot save the evaluation: {error}")
+        if self.ranks.is_first:
+            self._collect()
+            self._save()
+        if self.ranks.first_decides(int(self.requests.problem is not None)):
+            return self._failed()
+        self.host.report({"step": step, "epoch": done})
+        return None
+
+    def _collect(self, *, wait: bool = False) -> None:
+        try:
+            self.scoring.collect(wait=wait)
+        except OSError as error:
+            self.requests.fail(f"cannot save the evaluation: {error}")
+
+    def _is_pointless(self) -> bool:
+        return bool(self.ranks.first_decides(int(self.scoring.is_pointless())))
+
+    def _publish(self, step: int, metrics: Any) -> None:
+        assert self.recorder is not None
+        self.recorder.evaluation(step, metrics)
+
+    def _finish(self) -> Outcome:
+        """Leaves the last weights and takes in what evaluations are still under way."""
+        if self.ranks.is_first:
+            self._collect(wait=True)
+            self._save()
+            try:
+                self.store.write("last.safetensors", self._weights())
+            except OSError as error:
+                self.requests.fail(f"cannot save the last weights: {error}")
+            if self.requests.problem is not None:
+                return Outcome("failed", self.state.step, self.requests.problem)
+        return Outcome("finished", self.state.step)
+
+    def _leave(self, kind: Any) -> Outcome:
+        """Saves; the run goes on from here some time."""
         if self.ranks.is_first:
             self._save()
-        ray.train.report({"step": step, "epoch": done})
-        self._share_anew()
+            if self.requests.problem is not None:
+                return Outcome("failed", self.state.step, self.requests.problem)
+        return Outcome(kind, self.state.step)
 
-    def _keep_best(self, evaluation: Evaluation) -> None:
-        """Logs the evaluation and keeps the weights if they are the best so far."""
-        options, progress, metrics = self.options, self.state.progress, evaluation.metrics
-        self.log.add(self.state.step, event="evaluation", metrics=metrics)
-        self.progress.evaluation(metrics)
-        if metrics[options.best_metric] > progress.get("best", -1.0):
-            progress["best"] = metrics[options.best_metric]
-            self.store.write(PREDICTIONS, json.dumps(evaluation.results).encode())
-            self._write_weights("best.safetensors")
+    def _failed(self) -> Outcome:
+        problems = {problem for problem in self.ranks.gather(self.requests.problem) if problem}
+        return Outcome("failed", self.state.step, "; ".join(sorted(problems)))
 
     def _save(self) -> None:
-        """Writes log and checkpoint, in this order: resuming cuts the log to the checkpoint."""
-        self.log.write()
-        checkpoints.save(
-            self.store,
-            Checkpoint(self.state.step, self.state.files()),
-            keep=self.options.checkpoints_kept,
-        )
-        self.saved_at = time.monotonic()
+        """Takes a checkpoint; storage that does not take it ends the run at the next step."""
+        try:
+            self.saver.save()
+        except OSError as error:
+            self.requests.fail(f"cannot save to {self.store.url}: {error}")
 
-    def _checkpoint_is_due(self) -> bool:
-        if self.state.step % self.steps_per_epoch == 0:
-            return False  # the end of an epoch saves after its evaluation, which must not be missed
-        every = self.options.checkpoint_every_steps
-        return (every is not None and self.state.step % every == 0) or (
-            time.monotonic() - self.saved_at >= self.options.checkpoint_every_s
+    def _load(self) -> tuple[CocoDataset, D2Det]:
+        """The data and the network at step 0."""
+        data = self.options.data
+        dataset = CocoDataset(
+            data.train_images, data.train_annotations, masks=self.options.model.mask is not None
         )
+        model = build_model(self.options, dataset.categories, dataset)
+        return dataset, model.to(self.ranks.device)
 
     def _resume(self) -> TrainingState:
         """The state of the run's newest sound checkpoint, or of its beginning."""
-        train = self.options.train
+        train, ranks = self.options.train, self.ranks
         average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
         state = TrainingState(self.model, build_optimizer(self.model, train), average)
         # One rank verifies and decides, so that all resume from the same step.
-        newest = checkpoints.load_latest(self.store) if self.ranks.is_first else None
-        step = self.ranks.first_decides(newest.step if newest else 0)
+        newest = ranks.together(
+            lambda: checkpoints.load_latest(self.store) if ranks.is_first else None
+        )
+        step = ranks.first_decides(newest.step if newest else 0)
         if step:
-            state.restore((newest or checkpoints.load(self.store, step)).files)
+            ranks.together(
+                lambda: state.restore((newest or checkpoints.load(self.store, step)).files)
+            )
             logger.info("continuing %s from step %d", self.store.url, step)
         return state
 
-    def _parallel(self, losses: _Losses) -> nn.Module:
-        """The losses behind DDP, which sums gradients while backward still runs."""
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self.stopwatch.mark)
-        if self.ranks.count == 1:
-            return losses
-        return DistributedDataParallel(losses, gradient_as_bucket_view=True)
+    def _open_files(self, devices: list[dict[str, Any]], precision: str) -> None:
+        """What only the first rank has: records, checkpoints, and an ear for requests to stop."""
+        self.recorder = Recorder(
+            self.options, first_step=self.state.step, steps_per_epoch=self.steps_per_epoch
+        )
+        self.saver = Saver(self.options, self.store, self.state, self.recorder)
+        self.stop = StopWatch(self.store)
+        facts = {"precision": precision, "images_per_rank": self.balance.plan.images_per_rank}
+        card.add_group(self.store, step=self.state.step, devices=devices, facts=facts)
 
-    def _share_anew(self) -> None:
-        """Deals the pictures of the coming steps by the speeds measured so far."""
-        speeds = self.ranks.gather(self.stopwatch.images_per_s())
-        if None in speeds or self.ranks.count == 1:
-            return
-        limit = self.options.train.global_batch
-        plan = replan(self.plan, [RankSpeed(speed, limit) for speed in speeds])
-        if plan != self.plan and self.ranks.is_first:
-            logger.info(
-                "ranks compute %s images/s: pictures per step %s -> %s",
-                ", ".join(f"{speed:.2f}" for speed in speeds),
-                self.plan.images_per_rank,
-                plan.images_per_rank,
-            )
-        self.plan = plan
-
-    def _averaged_model(self) -> D2Det:
-        """A copy of the model with the weights that count: the averaged ones where there are."""
+    def _weights(self) -> bytes:
+        """A weights file of the weights that count: the averaged ones where there are."""
         model = build_detector(self.model.config)
         average = self.state.average
         model.load_state_dict(average.tensors if average else self.model.state_dict())
-        return model.to(self.ranks.device)
-
-    def _write_weights(self, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            save_weights(
-                path,
-                self._averaged_model(),
-                preset=self.options.as_preset(),
-                categories=self.dataset.categories,
-            )
-            self.store.write(name, path.read_bytes())
-
-
-class _Losses(nn.Module):
-    """The network together with its losses: what DDP wraps."""
-
-    def __init__(
-        self, model: D2Det, options: TrainOptions, ranks: Ranks, stopwatch: Stopwatch
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.ranks = ranks
-        self.stopwatch = stopwatch
-        self.dtype = DTYPES[options.train.precision]
-
-    def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Returns this rank's share of every loss of the global batch."""
-        enabled = self.dtype != torch.float32
-        with torch.autocast(self.ranks.device.type, self.dtype, enabled=enabled):
-            terms = self.model.loss_terms(batch)
-        self.stopwatch.pause()
-        losses = reduce_losses(terms, self.ranks.sum)
-        self.stopwatch.resume()
-        return losses
+            path = Path(folder) / "weights.safetensors"
+            preset = self.options.as_preset()
+            save_weights(path, model, preset=preset, categories=self.dataset.categories)
+            return path.read_bytes()

@@ -12,6 +12,7 @@ from typing import Any
 from d2det_platform.store import RunStore
 
 FILE = "metrics.jsonl"
+EVALUATION = "evaluation"
 
 
 class MetricsLog:
@@ -28,9 +29,20 @@ class MetricsLog:
             row for row in map(json.loads, lines) if row["step"] <= resume_step
         ]
 
-    def add(self, step: int, **values: float | str | dict[str, float]) -> None:
+    def add(self, step: int, **values: Any) -> None:
         """Adds a row; `step` counts the optimiser steps done when it was taken."""
         self.rows.append({"step": step, **values})
+
+    def add_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds the scores of the weights after `step`, in place of those it may have.
+
+        They may come steps later, and once more if the run was interrupted between the log and the
+        checkpoint.
+        """
+        self.rows = [
+            row for row in self.rows if (row["step"], row.get("event")) != (step, EVALUATION)
+        ]
+        self.add(step, event=EVALUATION, metrics=metrics)
 
     def write(self) -> None:
         """Writes all rows; call it before the checkpoint of the same step is committed."""

@@ -18,6 +18,8 @@ from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
 from d2det.models.normalization import measure_statistics
 from d2det.structures import Category
+from d2det_platform.store import local_copy
+from d2det_platform.train.frozen import freeze
 from d2det_platform.train.options import TrainOptions
 
 MEASURED_PICTURES = 16
@@ -36,11 +38,14 @@ def build_model(
         torch.manual_seed(rng.key(options.train.seed, "weights"))
         model = build_detector(config)
     if options.init is not None:
-        start_from(model, options.init, categories)
+        with local_copy(options.init) as path:
+            start_from(model, path, categories)
     elif options.trunk is not None:
-        load_trunk(model, options.trunk)
+        with local_copy(options.trunk) as path:
+            load_trunk(model, path)
     elif data is not None:
         measure_statistics(model.backbone, _some_pictures(options, data))
+    freeze(model, options.train.frozen)
     return model.to(memory_format=torch.channels_last).train()
 
 

@@ -10,12 +10,17 @@ Pure functions: measurements in, decisions out. Who measures and who obeys is th
 from __future__ import annotations
 
 import heapq
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REPLAN_GAIN = 0.05
-"""A new plan must promise a step at least this much shorter: below it, noise would move pictures
-back and forth. Measured per-step noise of a window of steps is 1-2 %."""
+REPLAN_GAIN = 0.03
+"""A new plan must promise a step at least this much shorter. Below it, uncertain speeds would move
+pictures back and forth: of 64 ranks, the one estimated slowest by chance promises 2 %."""
+PASS_COST = 4 / 3
+"""What a share in several passes costs more: a forward pass without backward for each."""
+STRAGGLER = 1.25
+"""A rank that takes so many times the median of the ranks is named in the log."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +28,24 @@ class RankSpeed:
     """What one rank can do.
 
     images_per_s: pictures a second in forward and backward, waiting for others excluded.
-    max_images: most pictures that fit the rank's memory in one step.
+    max_images: most pictures the rank may take in one step.
+    images_per_pass: pictures that fit its memory at once; more take several passes.
     """
 
     images_per_s: float
     max_images: int
+    images_per_pass: int | None = None
 
     def __post_init__(self) -> None:
         if not self.images_per_s > 0:
             raise ValueError(f"images_per_s must be positive, got {self.images_per_s}")
         if self.max_images < 0:
             raise ValueError(f"max_images must not be negative, got {self.max_images}")
+
+    def seconds(self, images: int) -> float:
+        """Returns how long `images` pictures take."""
+        passes = self.images_per_pass is not None and images > self.images_per_pass
+        return images / self.images_per_s * (PASS_COST if passes else 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,24 +98,19 @@ def best_plan(global_batch: int, speeds: Sequence[RankSpeed]) -> BatchPlan:
             f"{room} at most; add workers, lower --train.global-batch or use accumulation"
         )
     counts = [0] * len(speeds)
-    queue = [
-        (1 / speed.images_per_s, rank) for rank, speed in enumerate(speeds) if speed.max_images
-    ]
+    queue = [(speed.seconds(1), rank) for rank, speed in enumerate(speeds) if speed.max_images]
     heapq.heapify(queue)
     for _ in range(global_batch):
         _, rank = heapq.heappop(queue)
         counts[rank] += 1
         if counts[rank] < speeds[rank].max_images:
-            heapq.heappush(queue, ((counts[rank] + 1) / speeds[rank].images_per_s, rank))
+            heapq.heappush(queue, (speeds[rank].seconds(counts[rank] + 1), rank))
     return BatchPlan(tuple(counts))
 
 
 def step_time(plan: BatchPlan, speeds: Sequence[RankSpeed]) -> float:
     """Returns the seconds of a step under `plan`: those of its slowest rank."""
-    return max(
-        count / speed.images_per_s
-        for count, speed in zip(plan.images_per_rank, speeds, strict=True)
-    )
+    return max(_times(plan, speeds))
 
 
 def replan(current: BatchPlan, speeds: Sequence[RankSpeed]) -> BatchPlan:
@@ -111,6 +118,18 @@ def replan(current: BatchPlan, speeds: Sequence[RankSpeed]) -> BatchPlan:
     candidate = best_plan(current.global_batch, speeds)
     gain = 1 - step_time(candidate, speeds) / step_time(current, speeds)
     return candidate if gain > REPLAN_GAIN else current
+
+
+def stragglers(plan: BatchPlan, speeds: Sequence[RankSpeed]) -> tuple[int, ...]:
+    """Returns the ranks that the others wait for: those well above the median time of a step."""
+    times = _times(plan, speeds)
+    busy = [time for time in times if time > 0]
+    limit = STRAGGLER * statistics.median(busy)
+    return tuple(rank for rank, time in enumerate(times) if time > limit)
+
+
+def _times(plan: BatchPlan, speeds: Sequence[RankSpeed]) -> list[float]:
+    return [speed.seconds(count) for count, speed in zip(plan.images_per_rank, speeds, strict=True)]
 
 
 def _proportional(total: int, weights: Sequence[int]) -> tuple[int, ...]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from d2det_platform.train.outcome import FatalError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,20 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Returns the result of `action`, which must take part in no collective itself.
+
+        Raises:
+            FatalError: it failed on some rank; raised on all of them, so that none waits.
+        """
+        result: T | None = None
+        problem: str | None = None
+        try:
+            result = action()
+        except (ValueError, OSError) as error:
+            problem = f"{platform.node()}: {error}"
+        problems = sorted({text for text in self.gather(problem) if text})
+        if problems:
+            raise FatalError("; ".join(problems))
+        return result  # type: ignore[return-value]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from d2det.data import files
 from d2det.data.coco import CocoDataset
 from d2det.evaluation import analyze, plots
 from d2det.inference.predictor import Predictor
-from d2det_platform.store import RunStore
+from d2det_platform.store import RunStore, local_copy
 from d2det_platform.train.evaluation import PREDICTIONS
 from d2det_platform.train.metrics import FILE as METRICS
 from d2det_platform.train.options import TrainOptions
@@ -40,15 +41,18 @@ def _analyze(options: TrainOptions, store: RunStore, root: Path) -> None:
     """The error analysis of the best weights, as `d2det analyze` makes it."""
     (root / PREDICTIONS).write_bytes(store.read(PREDICTIONS))
     assert options.data.val_annotations is not None
-    analyze.run(
-        analyze.AnalyzeCommand(
-            annotations=Path(options.data.val_annotations),
-            results=root / PREDICTIONS,
-            images=Path(options.data.val_images or options.data.train_images),
-            masks=options.model.mask is not None,
-            out=root / "out" / "analysis",
+    images = options.data.val_images or options.data.train_images
+    with local_copy(options.data.val_annotations) as annotations:
+        analyze.run(
+            analyze.AnalyzeCommand(
+                annotations=Path(annotations),
+                results=root / PREDICTIONS,
+                # Example pictures are cut out of local folders only.
+                images=None if files.is_remote(images) else Path(images),
+                masks=options.model.mask is not None,
+                out=root / "out" / "analysis",
+            )
         )
-    )
 
 
 def _predictions(options: TrainOptions, store: RunStore, root: Path) -> None:

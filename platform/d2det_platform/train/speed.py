@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 
 import torch
 from torch import Tensor
-
-WINDOW_STEPS = 50
-"""Steps a speed is averaged over: long enough to even out picture sizes and object counts."""
 
 
 class Stopwatch:
@@ -23,7 +19,8 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._is_gpu = device.type == "cuda"
-        self._steps: deque[tuple[float, int]] = deque(maxlen=WINDOW_STEPS)
+        self._seconds = 0.0
+        self._num_images = 0
         self._times: list[float | torch.cuda.Event] = []
         self._last: float | torch.cuda.Event | None = None
         self._images = 0
@@ -50,13 +47,18 @@ class Stopwatch:
         if self._images and self._last is not None:
             start, pause, resume = self._times
             seconds = self._between(start, pause) + self._between(resume, self._last)
-            self._steps.append((seconds, self._images))
+            self._seconds += seconds
+            self._num_images += self._images
 
-    def images_per_s(self) -> float | None:
-        """Returns the speed over the last steps, or None if this rank had no picture in them."""
-        if not self._steps:
-            return None
-        return sum(images for _, images in self._steps) / sum(seconds for seconds, _ in self._steps)
+    def peek(self) -> float | None:
+        """Returns the images/s since the last `take`, or None if this rank had no picture in it."""
+        return self._num_images / self._seconds if self._seconds else None
+
+    def take(self) -> float | None:
+        """Returns what `peek` does, and begins anew."""
+        speed = self.peek()
+        self._seconds, self._num_images = 0.0, 0
+        return speed
 
     def _now(self) -> float | torch.cuda.Event:
         if not self._is_gpu:

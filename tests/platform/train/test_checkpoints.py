@@ -7,6 +7,7 @@ import pytest
 from d2det_platform.store import RunStore
 from d2det_platform.train import checkpoints
 from d2det_platform.train.checkpoints import Checkpoint, DamagedCheckpointError
+from tests.platform.train.object_store import Flaky
 
 
 def content(step: int) -> Checkpoint:
@@ -19,10 +20,6 @@ def content(step: int) -> Checkpoint:
 @pytest.fixture
 def store(tmp_path: Path) -> RunStore:
     return RunStore(str(tmp_path / "run"))
-
-
-def folder_of(store: RunStore, step: int) -> Path:
-    return Path(store.path(f"checkpoints/step-{step:09d}"))
 
 
 def test_a_checkpoint_comes_back_as_saved(store: RunStore) -> None:
@@ -46,15 +43,21 @@ def test_a_rewritten_step_replaces_the_old_one(store: RunStore) -> None:
     assert checkpoints.load(store, 5).files == {"a": b"new"}
 
 
-def damage(folder: Path, other: Path, choose: random.Random) -> str:
-    """One random damage to a checkpoint folder: what was done."""
-    target = folder / choose.choice(["model.safetensors", "state.json", "manifest.json"])
-    data = bytearray(target.read_bytes())
+def damage(files: dict[str, bytes], other: dict[str, bytes], choose: random.Random) -> str:
+    """One random damage to the files of a checkpoint, given those of another: what was done."""
+    name = choose.choice(["model.safetensors", "state.json", "manifest.json"])
+    data = bytearray(files[name])
     position = choose.randrange(len(data))
-    kind = choose.choice(["truncate", "flip", "hole", "zero tail", "missing", "swap", "append"])
+    kind = choose.choice(
+        ["truncate", "flip", "hole", "zero tail", "missing", "swap", "exchange", "append", "empty"]
+    )
     if kind == "missing":
-        target.unlink()
-        return kind
+        del files[name]
+        return f"{kind} {name}"
+    if kind == "exchange":  # two files of the checkpoint change places
+        second = choose.choice([n for n in files if n != name])
+        files[name], files[second] = files[second], files[name]
+        return f"{kind} {name} {second}"
     if kind == "truncate":
         del data[position:]
     elif kind == "flip":
@@ -64,29 +67,63 @@ def damage(folder: Path, other: Path, choose: random.Random) -> str:
     elif kind == "zero tail":
         data[position:] = bytes(len(data) - position)
     elif kind == "swap":
-        data = bytearray((other / target.name).read_bytes())
+        data = bytearray(other[name])
+    elif kind == "empty":
+        data = bytearray()
     else:
         data += b" "
-    target.write_bytes(bytes(data))
-    return f"{kind} {target.name} at {position}"
+    files[name] = bytes(data)
+    return f"{kind} {name} at {position}"
+
+
+def detects_damages(store: RunStore, trials: int) -> None:
+    """Damages the newest checkpoint `trials` times; each must be seen, and the older one used."""
+    choose = random.Random(20200614)
+    checkpoints.save(store, content(1), keep=3)
+    checkpoints.save(store, content(2), keep=3)
+    folders = [f"checkpoints/step-{step:09d}" for step in (1, 2)]
+    other, sound = ({n: store.read(f"{f}/{n}") for n in store.names(f)} for f in folders)
+    assert len(sound) == 3
+    for trial in range(trials):
+        files = dict(sound)
+        while files == sound:  # a hole over zeros changes nothing: that is no damage
+            what = damage(files, other, choose)
+        for name in sound:
+            if name not in files:
+                store.remove(f"{folders[1]}/{name}")
+            elif files[name] != sound[name]:
+                store.write(f"{folders[1]}/{name}", files[name])
+        with pytest.raises(DamagedCheckpointError):
+            checkpoints.load(store, 2)
+        assert checkpoints.load_latest(store) == content(1), (trial, what)
+        for name in sound:
+            if files.get(name) != sound[name]:
+                store.write(f"{folders[1]}/{name}", sound[name])
+    assert checkpoints.load_latest(store) == content(2)
 
 
 def test_five_hundred_damages_are_detected_and_the_previous_checkpoint_is_used(
     store: RunStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    choose = random.Random(20200614)
     caplog.set_level(logging.CRITICAL)
-    checkpoints.save(store, content(1), keep=3)
-    for trial in range(500):
-        checkpoints.save(store, content(2), keep=3)
-        before = {p.name: p.read_bytes() for p in folder_of(store, 2).iterdir()}
-        while True:  # a hole over zeros changes nothing: that is no damage
-            what = damage(folder_of(store, 2), folder_of(store, 1), choose)
-            if {p.name: p.read_bytes() for p in folder_of(store, 2).iterdir()} != before:
-                break
-        with pytest.raises(DamagedCheckpointError):
-            checkpoints.load(store, 2)
-        assert checkpoints.load_latest(store) == content(1), (trial, what)
+    detects_damages(store, 500)
+
+
+@pytest.mark.parametrize("trials", [8, pytest.param(500, marks=pytest.mark.slow)])
+def test_damages_are_detected_in_an_object_store_of_which_a_tenth_of_the_calls_fail(
+    s3: Flaky, caplog: pytest.LogCaptureFixture, trials: int
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    detects_damages(RunStore(f"s3://lake/{trials}"), trials)
+    assert s3.failures > trials / 4
+
+
+def test_an_unfinished_checkpoint_is_not_counted_among_the_kept(store: RunStore) -> None:
+    for step in (1, 2):
+        checkpoints.save(store, content(step), keep=2)
+    store.write("checkpoints/step-000000003/state.json", b"a writer died here")
+    checkpoints.save(store, content(4), keep=2)
+    assert store.names("checkpoints") == ["step-000000002", "step-000000004"]
 
 
 def test_a_writer_that_dies_leaves_the_previous_checkpoint(
