@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup test test-slow lint bench clean ops wheel ops-check ops-matrix
+.PHONY: setup test test-slow soak lint bench clean ops wheel ops-check ops-matrix
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
+
+# Trainings whose workers, controllers and nodes are killed, held to an undisturbed one bit for bit.
+soak: setup
+	$(BIN)/python -m tests.platform.train.soak --kills $(or $(KILLS),30)
 
 lint: setup
 	$(BIN)/ruff check .
