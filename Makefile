@@ -1,11 +1,14 @@
 # `make setup` builds .venv with everything; the other targets call it when something is missing.
+# Nothing here needs more than Python >= 3.11, a C++ compiler and make; after the first `make setup`
+# all but `wheel`, `ops-matrix`, `lock` and `audit` work without a network.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup test test-slow soak lint bench clean ops wheel ops-check ops-matrix
+.PHONY: setup demo test test-slow soak lint bench docs docs-serve clean ops wheel ops-check \
+	ops-matrix lock sbom audit licences
 
 setup: $(STAMP)
 
@@ -17,6 +20,12 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(shell find ops/csrc -type f 
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray,geo,dev]"
 	touch $@
+
+# Trains, scores, labels, serves and asks, on this machine; DATA=folder takes COCO-format data.
+DATA ?=
+OUT ?= demo_out
+demo: setup
+	$(BIN)/python jobs/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -73,31 +73,42 @@ LITE_INSTANCE = Preset(
     train=_TRAIN,
 )
 
-TINY_INSTANCE = Preset(
-    name="d2det_tiny_instance",
-    summary="Instance segmentation that learns from nothing in minutes on two cores, to try things",
+_TINY_MODEL = ModelConfig(
+    # No stage is frozen: without pre-trained weights there is nothing to keep.
+    backbone=BackboneConfig(kind="mobilenet_v2", fpn_channels=64, frozen_stages=0),
+    rpn=RpnConfig(anchor_scale=6.0, train_top_n=400, test_pre_nms_top_n=300, test_top_n=200),
+    roi_sampler=RoiSamplerConfig(samples_per_image=64),
+    roi_pooling=RoiPoolingConfig(samples_per_bin=1, offset_hidden=64),
+    classification=ClassificationConfig(hidden=256),
+    regression=RegressionConfig(
+        channels=96, num_convs=3, norm_groups=12, max_samples_per_image=16, initial_offset=0.5
+    ),
+    inference=InferenceConfig(max_regressed=100),
+)
+_TINY_INPUT = InputConfig(short_side=320, long_side=544)
+_TINY_TRAIN = _TRAIN.model_copy(update={"global_batch": 8, "lr": 1e-3, "short_sides": None})
+
+TINY = Preset(
+    name="d2det_tiny",
+    summary="Detection that learns from nothing in minutes on two cores, to try things",
     paper="not in the paper",
-    model=ModelConfig(
-        # No stage is frozen: without pre-trained weights there is nothing to keep.
-        backbone=BackboneConfig(kind="mobilenet_v2", fpn_channels=64, frozen_stages=0),
-        rpn=RpnConfig(anchor_scale=6.0, train_top_n=400, test_pre_nms_top_n=300, test_top_n=200),
-        roi_sampler=RoiSamplerConfig(samples_per_image=64),
-        roi_pooling=RoiPoolingConfig(samples_per_bin=1, offset_hidden=64),
-        classification=ClassificationConfig(hidden=256),
-        regression=RegressionConfig(
-            channels=96,
-            num_convs=3,
-            norm_groups=12,
-            max_samples_per_image=16,
-            initial_offset=0.5,
-        ),
-        mask=MaskConfig(channels=64, scoring_hidden=64),
-        inference=InferenceConfig(score_threshold=0.05, max_regressed=100),
-    ),
-    input=InputConfig(short_side=256, long_side=448),
-    train=_TRAIN.model_copy(
-        update={"epochs": 12, "global_batch": 8, "lr": 1e-3, "short_sides": None}
-    ),
+    model=_TINY_MODEL,
+    input=_TINY_INPUT,
+    train=_TINY_TRAIN,
 )
 
-LITE_PRESETS = (LITE, LITE_INSTANCE, TINY_INSTANCE)
+TINY_INSTANCE = Preset(
+    name="d2det_tiny_instance",
+    summary="Instance segmentation that learns from nothing in minutes on two cores",
+    paper="not in the paper",
+    model=_TINY_MODEL.model_copy(
+        update={
+            "mask": MaskConfig(channels=64, scoring_hidden=64),
+            "inference": InferenceConfig(score_threshold=0.05, max_regressed=100),
+        }
+    ),
+    input=_TINY_INPUT,
+    train=_TINY_TRAIN,
+)
+
+LITE_PRESETS = (LITE, LITE_INSTANCE, TINY, TINY_INSTANCE)

@@ -18,6 +18,7 @@ NAMES = [
     "faster_rcnn_r50_drp",
     "d2det_lite",
     "d2det_lite_instance",
+    "d2det_tiny",
     "d2det_tiny_instance",
 ]
 

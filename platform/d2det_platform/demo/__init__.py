@@ -1,0 +1,1 @@
+"""`make demo`: the three jobs on one machine, told step by step."""
