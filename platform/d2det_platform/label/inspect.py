@@ -21,8 +21,8 @@ from d2det_platform.label.schema import MANIFEST, error_value
 from d2det_platform.label.sources import Item
 from d2det_platform.label.tables import TableRows
 
-_REMOTE_THREADS, _LOCAL_THREADS = 32, 4
-"""Headers of remote files are waited for; those of local ones are not worth many threads."""
+_REMOTE_THREADS = 32
+"""Headers of remote files are waited for; those of local ones are not worth threads."""
 
 SCENE_PIXELS = 32_000_000
 """TIFFs of more pixels are read by window; smaller ones are decoded once, which is faster."""
@@ -48,9 +48,11 @@ class Inspector:
         Raises:
             StoreUnavailableError: a store does not answer.
         """
-        remote = any(not uris.is_local(item.uri) for item in items)
-        with ThreadPoolExecutor(_REMOTE_THREADS if remote else _LOCAL_THREADS) as pool:
-            rows = list(pool.map(self._row, items))
+        if all(uris.is_local(item.uri) for item in items):
+            rows = [self._row(item) for item in items]
+        else:
+            with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+                rows = list(pool.map(self._row, items))
         return pa.Table.from_pylist(rows, MANIFEST)
 
     def close(self) -> None:

@@ -62,6 +62,10 @@ class Layout:
         """What a unit found."""
         return f"{self.staged_folder(shard, attempt)}/{self.staged_name(unit)}"
 
+    def tries(self, shard: int, unit: int, attempt: int = 1) -> str:
+        """Which workers that were started anew have taken a unit."""
+        return f"_run/{self.key}/tries{_suffix(attempt)}/{shard:05d}-{unit:05d}.json"
+
 
 def _suffix(attempt: int) -> str:
     return "" if attempt == 1 else f"-attempt-{attempt}"

@@ -31,6 +31,7 @@ from d2det_platform.label.inspect import inspect_all
 from d2det_platform.label.layout import Run
 from d2det_platform.label.models import cost_model
 from d2det_platform.label.sources import Item
+from d2det_platform.label.suspects import Suspects
 from d2det_platform.label.units import UnitRef
 from d2det_platform.label.work import UnitResult, Worker
 from d2det_platform.store import RunStore
@@ -191,9 +192,13 @@ class _UnitActor:
             with tempfile.NamedTemporaryFile(suffix=".safetensors", delete=False) as file:
                 file.write(ray.get(weights).data)
             options = options.model_copy(update={"weights": file.name})
+        store = RunStore(url)
+        # Nothing is written down for workers that never died: it would cost a file a unit.
+        is_again = ray.get_runtime_context().was_current_actor_reconstructed
         self._worker = Worker(
-            RunStore(url),
+            store,
             replace(run, options=options),
+            suspects=Suspects(store, run.layout, attempt) if is_again else None,
             num_threads=threads,
             batch_pixels=options.work.batches().get(_accelerator()),
         )

@@ -9,6 +9,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,6 +37,7 @@ from d2det_platform.label.schema import (
     error_value,
     seams_row,
 )
+from d2det_platform.label.suspects import Suspects
 from d2det_platform.label.units import UnitRef, is_scene, rows_of_unit, windows_of_unit
 from d2det_platform.store import RunStore
 
@@ -93,11 +95,17 @@ class Worker:
     """
 
     def __init__(
-        self, store: RunStore, run: Run, *, num_threads: int, batch_pixels: int | None = None
+        self,
+        store: RunStore,
+        run: Run,
+        *,
+        num_threads: int,
+        batch_pixels: int | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
         torch.set_num_threads(num_threads)
         options = run.options
-        self._store, self._run = store, run
+        self._store, self._run, self._suspects = store, run, suspects
         self._cost = cost_model(options, run.model)
         self._batch_pixels = batch_pixels or options.batch_pixels
         self._model: Model = load_model(options, run.model, batch_pixels=self._batch_pixels)
@@ -127,13 +135,14 @@ class Worker:
         name = self._run.layout.staged(ref.shard, ref.unit, attempt)
         if self._store.exists(name):
             return UnitResult(ref.shard, ref.unit, 0, 0, 0, 0.0, 0.0)
+        is_careful = self._suspects is not None and self._suspects.take(ref)
         frames = self._frames(ref, attempt)
         num_bytes = sum(3 * f.window.width * f.window.height for f in frames)
         with self._budget.taken(num_bytes):
             contents = self._decode(frames)
             megapixels = sum(c.size for c in contents if isinstance(c, np.ndarray)) / 3e6
             with self._predicting:
-                answers = self._answers(frames, contents, attempt)
+                answers = self._answers(frames, contents, attempt, ref if is_careful else None)
             del contents
         self._store.write(name, self._staged(answers))
         errors = sum(answer.error is not None for answer in answers)
@@ -175,8 +184,12 @@ class Worker:
         frames: Sequence[_Frame],
         contents: Sequence[Content],
         attempt: int,
+        careful: UnitRef | None,
     ) -> list[_Answer]:
-        """An answer for each frame, in order; pictures without pixels have theirs at once."""
+        """An answer for each frame, in order; pictures without pixels have theirs at once.
+
+        careful: the unit, where its pictures are taken one by one.
+        """
         answers: dict[int, _Answer] = {}
         images: dict[int, Picture] = {}
         for place, (frame, content) in enumerate(zip(frames, contents, strict=True)):
@@ -190,7 +203,10 @@ class Worker:
                 answers[place] = _Answer(frame, empty_detections(expected), error)
             else:
                 images[place] = content
-        answers.update(self._predicted(frames, images, attempt))
+        if careful is not None:
+            answers.update(self._one_by_one(frames, images, attempt, careful))
+        else:
+            answers.update(self._predicted(frames, images, attempt))
         return [answers[place] for place in range(len(frames))]
 
     def _predicted(
@@ -210,17 +226,25 @@ class Worker:
             yield place, _Answer(frames[place], each, audit=audit)
 
     def _one_by_one(
-        self, frames: Sequence[_Frame], images: dict[int, Picture], attempt: int
+        self,
+        frames: Sequence[_Frame],
+        images: dict[int, Picture],
+        attempt: int,
+        watched: UnitRef | None = None,
     ) -> list[tuple[int, _Answer]]:
-        """Answers where the model failed on all pictures together: only the guilty have errors."""
+        """Answers where the model failed on all pictures together: only the guilty have errors.
+
+        watched: the unit, where pictures may kill the process and are written down first.
+        """
         answers, last = [], None
         for place, image in images.items():
             frame, audit = frames[place], None
             try:
-                if is_scene(frame.picture) or not self._is_tiled(frame):
-                    (found,) = self._predict_all([image])
-                else:
-                    found, audit = self._predict_cut(image)
+                with self._watched(watched, place):
+                    if is_scene(frame.picture) or not self._is_tiled(frame):
+                        (found,) = self._predict_all([image])
+                    else:
+                        found, audit = self._predict_cut(image)
             except Exception as error:
                 last = error
                 told = error_value(
@@ -232,6 +256,16 @@ class Worker:
         if last is not None and all(a.error for _, a in answers) and len(answers) >= _HOPELESS:
             raise RuntimeError(f"the model fails on every picture: {last}") from last
         return answers
+
+    @contextmanager
+    def _watched(self, ref: UnitRef | None, place: int) -> Iterator[None]:
+        if ref is None or self._suspects is None:
+            yield
+            return
+        if self._suspects.is_condemned(ref, place):
+            raise RuntimeError("the process of the model died on it, more than once")
+        with self._suspects.watched(ref, place):
+            yield
 
     def _is_tiled(self, frame: _Frame) -> bool:
         return self._cost.is_tiled(frame.window.height, frame.window.width)

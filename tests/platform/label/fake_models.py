@@ -85,6 +85,15 @@ class Choosy(Plain):
         return super().__call__(images)
 
 
+class Deadly(Plain):
+    """Ends its process on pictures whose first pixel is pure red."""
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        if any((image[0, 0] == (255, 0, 0)).all() for image in images):
+            os._exit(11)
+        return super().__call__(images)
+
+
 class Broken(Plain):
     """Fails on everything."""
 

@@ -6,11 +6,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import ray
 
 from d2det_platform import cli
-from tests.platform.label.lakes import MODELS, label_bytes, label_here, make_lake, options
+from tests.platform.label.lakes import (
+    MODELS,
+    label_bytes,
+    label_here,
+    make_lake,
+    options,
+    read_labels,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -80,6 +89,19 @@ def test_a_dry_run_prints_the_plan_that_is_then_followed(
     before = plan.read_bytes(), plan.stat().st_mtime_ns
     assert label(lake, tmp_path) == 0
     assert (plan.read_bytes(), plan.stat().st_mtime_ns) == before
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_picture_that_kills_the_model_is_found_and_given_up(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path / "lake", 12)
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 2] = 255
+    cv2.imwrite(str(lake / "red.png"), red)
+    assert label(lake, tmp_path / "out", "--model", f"{MODELS}:Deadly") == 0
+    rows = {row["name"]: row for row in read_labels(tmp_path / "out")}
+    assert "died on it" in rows.pop("red.png")["error"]["detail"]
+    assert len(rows) == 12
+    assert all(row["error"] is None for row in rows.values())
 
 
 def test_kills_change_nothing() -> None:

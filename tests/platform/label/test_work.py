@@ -9,8 +9,12 @@ import pytest
 
 from d2det_platform.label.driver import plan_run
 from d2det_platform.label.engine import LocalEngine
+from d2det_platform.label.layout import Layout
 from d2det_platform.label.retry import retry_run
+from d2det_platform.label.suspects import Suspects
+from d2det_platform.label.units import UnitRef
 from d2det_platform.label.work import _Budget
+from d2det_platform.store import RunStore
 from tests.platform.label.lakes import (
     label_here,
     make_lake,
@@ -101,3 +105,36 @@ def test_a_large_picture_is_decoded_beside_small_ones(tmp_path: Path) -> None:
     (lake / "large.png").write_bytes(picture(9, (900, 1300)))
     label_here(options(lake, out=tmp_path / "out", decoded_mb=1))
     assert len(read_labels(tmp_path / "out")) == 5
+
+
+def test_a_picture_on_which_workers_die_is_given_up_at_the_fifth_try(tmp_path: Path) -> None:
+    """Workers that die on the third of four pictures leave a record that convicts it."""
+
+    class DiedError(BaseException):
+        pass
+
+    suspects, ref = Suspects(RunStore(str(tmp_path)), Layout("key"), 1), UnitRef(0, 7)
+    found: list[list[str]] = []
+    for _ in range(8):
+        careful, seen = suspects.take(ref), []
+        found.append(seen)
+        try:
+            if not careful:
+                raise DiedError
+            for place in range(4):
+                if suspects.is_condemned(ref, place):
+                    seen.append("given up")
+                    continue
+                before = (tmp_path / Layout("key").tries(0, 7)).read_bytes()
+                with suspects.watched(ref, place):
+                    record = (tmp_path / Layout("key").tries(0, 7)).read_bytes()
+                    assert record != before
+                    if place == 2:
+                        raise DiedError
+                seen.append("done")
+        except DiedError:
+            if careful:  # a dead process does not tidy up
+                (tmp_path / Layout("key").tries(0, 7)).write_bytes(record)
+    assert found[:2] == [[], []]
+    assert found[2] == found[3] == ["done", "done"]
+    assert found[4] == ["done", "done", "given up", "done"]
