@@ -70,5 +70,10 @@ ops-check: setup
 ops-matrix: setup
 	$(BIN)/python benchmarks/ops_versions.py
 
+# Labels pictures while workers, drivers, raylets and nodes are killed: 60 kills, half an hour or so.
+ROUNDS ?= 20
+soak: setup
+	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info ops/d2det_ops/*.so

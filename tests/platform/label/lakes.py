@@ -43,7 +43,12 @@ def make_lake(folder: Path, count: int, sizes: Sequence[tuple[int, int]] = ((40,
 
 def options(*inputs: object, out: Path, model: str = "Plain", **more: Any) -> LabelOptions:
     """Options with small units and shards."""
-    values: dict[str, Any] = {"unit_pixels": 10_000, "shard_pictures": 10, "output": {"samples": 0}}
+    values: dict[str, Any] = {
+        "unit_pixels": 10_000,
+        "shard_pictures": 10,
+        "output": {"samples": 0},
+        "work": {"decoders": 1},
+    }
     return LabelOptions(
         inputs=tuple(map(str, inputs)), out=str(out), model=f"{MODELS}:{model}", **(values | more)
     )
