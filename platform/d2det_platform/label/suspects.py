@@ -1,4 +1,4 @@
-"""Finds the picture that kills the process of the model, when workers die on a unit again and again.
+"""Finds the picture that kills the process of the model, when workers die on a unit repeatedly.
 
 Ray starts a dead worker anew and gives it the same unit, for ever if need be. A worker that was
 started anew therefore writes down which unit it takes; at the third time it predicts the pictures
