@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -104,11 +105,13 @@ async def drive(
     requests = [_request(url.netloc, url.path, url.query, body) for body in bodies]
     tally, start = Tally(), time.monotonic()
     end = start + seconds
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopped.set)
 
     async def client(number: int) -> None:
         connection: Connection | None = None
         turn = number
-        while time.monotonic() < end:
+        while time.monotonic() < end and not stopped.is_set():
             turn += 1
             which = turn % len(requests)
             try:

@@ -18,10 +18,10 @@ from d2det_platform.serve.labelstudio import PredictRequest, SetupRequest
 from d2det_platform.serve.middleware import Gate
 from d2det_platform.serve.oip import InferRequest
 from d2det_platform.serve.problems import Problem
-from d2det_platform.serve.schemas import ProblemAnswer
+from d2det_platform.serve.schemas import DetectAnswer, ProblemAnswer
 from d2det_platform.serve.service import Service
 
-_DESCRIBED = (ProblemAnswer, InferRequest, PredictRequest, SetupRequest)
+_DESCRIBED = (DetectAnswer, ProblemAnswer, InferRequest, PredictRequest, SetupRequest)
 _CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -45,7 +45,7 @@ def create_app(service: Service, *, sends_request_id: bool = True) -> FastAPI:
     app.add_middleware(
         Gate, keys=service.keys, recorder=service.recorder, sends_request_id=sends_request_id
     )
-    _describe_bodies(app)
+    _describe_bodies(app, service)
     return app
 
 
@@ -77,7 +77,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
     return problems.response(problem, request.state.request_id)
 
 
-def _describe_bodies(app: FastAPI) -> None:
+def _describe_bodies(app: FastAPI, service: Service) -> None:
     """Puts the schemas of what routes read and answer by themselves into the description."""
     made = app.openapi
 
@@ -88,6 +88,19 @@ def _describe_bodies(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        _say_limits(description, service)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _say_limits(description: dict[str, Any], service: Service) -> None:
+    """Says of parameters what this very server takes: which classes, how many detections."""
+    for path in description["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                schema = parameter["schema"]
+                if parameter["name"] == "classes":
+                    schema["items"]["enum"] = [c.name for c in service.info.categories]
+                elif parameter["name"] == "max_detections":
+                    schema["anyOf"][0]["maximum"] = service.limits.max_detections

@@ -8,11 +8,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from d2det.config import Config
+from d2det.inference.windows import Window, cut_windows
 from d2det_platform.serve.limits import Limits
 from d2det_platform.serve.model import ModelInfo
 from d2det_platform.serve.problems import Problem
 
 Format = Literal["native", "coco", "geojson", "roboflow", "labelstudio"]
+
+
+MIN_TILE = 128
 
 
 class Asked(Config):
@@ -29,10 +33,10 @@ class Asked(Config):
     """Answer with masks, where the model has them."""
     format: Format = "native"
     """Form of the answer."""
-    tile: int | None = Field(default=None, ge=64, le=8192, examples=[800])
+    tile: int | None = Field(default=None, ge=MIN_TILE, le=8192, examples=[800])
     """Cut pictures larger than this into windows of so many pixels and merge what is found."""
     overlap: int = Field(default=200, ge=0, le=4096)
-    """Pixels that neighbouring windows share."""
+    """Pixels that neighbouring windows share; at most half a window."""
     image_id: int = Field(default=1, ge=0, le=2**53)
     """Id of the first picture in the answer `coco`; the others follow."""
     file_name: str | None = Field(default=None, max_length=255)
@@ -41,6 +45,24 @@ class Asked(Config):
     def class_names(self) -> list[str]:
         """Returns the names of `classes`, those with commas taken apart."""
         return [name for each in self.classes for name in each.split(",") if name]
+
+
+def windows_of(size: tuple[int, int], asked: Asked, limits: Limits) -> list[Window]:
+    """Returns the windows of a picture of `size` (height, width).
+
+    Raises:
+        Problem: invalid_parameter, where there would be too many.
+    """
+    assert asked.tile is not None
+    step = asked.tile - (overlap := min(asked.overlap, asked.tile // 2))
+    if (size[0] // step + 1) * (size[1] // step + 1) > limits.max_windows:
+        raise Problem(
+            "invalid_parameter",
+            f"the picture would have more than {limits.max_windows} windows; make tile larger",
+            parameter="tile",
+            limit=limits.max_windows,
+        )
+    return cut_windows(size, tile=asked.tile, overlap=overlap)
 
 
 def check(asked: Asked, limits: Limits, info: ModelInfo) -> None:
@@ -56,8 +78,6 @@ def check(asked: Asked, limits: Limits, info: ModelInfo) -> None:
             parameter="max_detections",
             limit=limits.max_detections,
         )
-    if asked.tile is not None and asked.overlap >= asked.tile:
-        raise Problem("invalid_parameter", "overlap must be less than tile", parameter="overlap")
     known = [category.name for category in info.categories]
     for name in asked.class_names():
         if name not in known:

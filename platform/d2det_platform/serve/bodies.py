@@ -7,17 +7,16 @@ import base64
 import binascii
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from d2det_platform.serve import problems
+from d2det_platform.serve.forms import parts_of
 from d2det_platform.serve.limits import Limits
 from d2det_platform.serve.problems import Problem
 
@@ -154,7 +153,7 @@ def inflate(data: bytes, encoding: str, limit: int) -> bytes:
     raise Problem("malformed", f"the body is not {encoding} data")
 
 
-async def uploads_of(request: Request, body: bytes, limits: Limits) -> list[Upload]:
+def uploads_of(request: Request, body: bytes, limits: Limits) -> list[Upload]:
     """Returns the pictures in a body: raw, multipart/form-data, or JSON with b64 or url.
 
     Raises:
@@ -164,7 +163,7 @@ async def uploads_of(request: Request, body: bytes, limits: Limits) -> list[Uplo
     if kind in _RAW_TYPES or kind.startswith("image/"):
         return [Upload(_name_in(request), body)]
     if kind == "multipart/form-data":
-        return await _from_form(request, body, limits)
+        return _from_form(request, body, limits)
     if kind == "application/json":
         return _from_json(body, limits)
     raise Problem(
@@ -191,38 +190,12 @@ def printable(name: str) -> str:
     return "".join(c for c in name[:255] if c.isprintable())
 
 
-class _MemoryParser(MultiPartParser):
-    spool_max_size = 1 << 40  # the body is in memory already; its parts never go to a disk
-
-
-async def _from_form(request: Request, body: bytes, limits: Limits) -> list[Upload]:
-    async def stream() -> AsyncIterator[bytes]:
-        yield body
-
-    parser = _MemoryParser(
-        request.headers,
-        stream(),  # type: ignore[arg-type]
-        max_files=limits.max_pictures + 1,
-        max_fields=16,
-        max_part_size=65_536,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if "Too many files" in error.message:
-            raise too_many(limits) from None
-        raise Problem("malformed", f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError, UnicodeError, AssertionError):
-        raise Problem("malformed", "the form cannot be read") from None
-    files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-    if len(files) > limits.max_pictures:
-        raise too_many(limits)
-    if not files:
+def _from_form(request: Request, body: bytes, limits: Limits) -> list[Upload]:
+    kind = request.headers["content-type"]
+    parts = parts_of(body, kind, max_parts=limits.max_pictures)
+    if not parts:
         raise Problem("invalid_parameter", "the form holds no file", parameter="file")
-    return [
-        Upload(printable(part.filename or "") or f"picture {i}", await part.read())
-        for i, part in enumerate(files)
-    ]
+    return [Upload(printable(name) or f"picture {i}", data) for i, (name, data) in enumerate(parts)]
 
 
 def _from_json(body: bytes, limits: Limits) -> list[Upload]:

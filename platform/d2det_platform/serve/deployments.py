@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-APPLICATION = "d2det"
 LABEL_STUDIO_TOKEN = "D2DET_LABEL_STUDIO_TOKEN"
 """Environment variable with the token for pictures that Label Studio keeps; it is no option, since
 options appear in Serve's status."""

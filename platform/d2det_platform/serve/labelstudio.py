@@ -31,10 +31,13 @@ DEFAULT_THRESHOLD = 0.3
 _KIND = "D2Det"
 
 
+_CONFIG: Any = Field(json_schema_extra={"format": "label-config"})
+
+
 class Task(BaseModel):
     """A task; what else Label Studio sends is ignored."""
 
-    id: int | str | None = None
+    id: Any = None
     data: dict[str, Any]
 
 
@@ -42,7 +45,7 @@ class PredictRequest(BaseModel):
     """What Label Studio asks for."""
 
     tasks: list[Task] = Field(max_length=1000)
-    label_config: str
+    label_config: str = _CONFIG
     params: dict[str, Any] | None = None
 
 
@@ -50,7 +53,9 @@ class SetupRequest(BaseModel):
     """What Label Studio says when a backend is connected or its interface changes."""
 
     project: str | None = None
-    label_config: str | None = Field(default=None, alias="schema")
+    label_config: str = Field(
+        default="", alias="schema", json_schema_extra={"format": "label-config"}
+    )
 
 
 def router(service: Service) -> APIRouter:

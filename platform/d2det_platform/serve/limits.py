@@ -31,6 +31,8 @@ class Limits(Config):
     """Largest upload of a scene."""
     max_scene_pixels: int = Field(default=200_000_000, ge=1)
     """Largest scene that is decoded whole; a tiled TIFF is read by window and may be larger."""
+    max_windows: int = Field(default=20_000, ge=1)
+    """Windows that a picture or scene is cut into."""
     max_scenes: int = Field(default=2, ge=1)
     """Scenes that one ingress process works on at once."""
     scene_timeout_s: float = Field(default=900.0, gt=0)

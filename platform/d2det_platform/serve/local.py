@@ -24,12 +24,18 @@ DRAIN_S = "2"
 @contextmanager
 def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
     """Runs the endpoint and yields its address once it is ready; stops all of it in the end."""
+    with serving(host=host, port=port) as address:
+        deploy(options)
+        yield address
+
+
+@contextmanager
+def serving(*, host: str, port: int) -> Iterator[str]:
+    """Runs Ray Serve without an application and yields its address."""
     folder = Path(tempfile.mkdtemp(prefix="d2det-serve-"))
     _set_environment(folder)
     import ray
     from ray import serve
-
-    from d2det_platform.serve.deployments import APPLICATION, build
 
     try:
         connect(object_store_bytes=OBJECT_STORE_BYTES)
@@ -38,13 +44,21 @@ def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
         )
-        serve.run(build(options), name=APPLICATION, route_prefix="/")
         yield f"http://{'[' + host + ']' if ':' in host else host}:{port}"
     finally:
         if ray.is_initialized():
             serve.shutdown()
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def deploy(options: ServeOptions, *, name: str = "d2det", prefix: str = "/") -> None:
+    """Deploys the endpoint, or updates it replica by replica, and waits until it is ready."""
+    from ray import serve
+
+    from d2det_platform.serve.deployments import build
+
+    serve.run(build(options), name=name, route_prefix=prefix)
 
 
 def is_loopback(host: str) -> bool:

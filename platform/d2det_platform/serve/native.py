@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args
 
 import orjson
@@ -14,50 +15,12 @@ from d2det_platform.serve import formats, problems
 from d2det_platform.serve.asked import Asked, Format, check
 from d2det_platform.serve.bodies import uploads_of
 from d2det_platform.serve.deadlines import deadline_of
-from d2det_platform.serve.schemas import DetectAnswer, ModelAnswer, problem_responses
+from d2det_platform.serve.problems import Problem
+from d2det_platform.serve.schemas import ModelAnswer, detect_responses, problem_responses
 from d2det_platform.serve.service import Service
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_ENTRY = {
-    "type": "object",
-    "properties": {
-        "b64": {"type": "string", "description": "the encoded picture in base64"},
-        "url": {"type": "string", "description": "its address, where the server allows that"},
-        "file_name": {"type": "string"},
-    },
-}
-_DETECT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/jpeg": _BINARY,
-            "image/png": _BINARY,
-            "image/webp": _BINARY,
-            "image/tiff": _BINARY,
-            "image/bmp": _BINARY,
-            "application/octet-stream": _BINARY,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": _ENTRY, "images": {"type": "array", "items": _ENTRY}},
-                }
-            },
-        },
-    }
-}
+_BINARY = {"type": "string", "format": "binary"}
+_RAW = ("jpeg", "png", "webp", "tiff", "bmp")
 
 
 def router(service: Service) -> APIRouter:
@@ -66,22 +29,24 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/v1/detect",
-        response_model=DetectAnswer,
-        openapi_extra=_DETECT_BODY,
-        responses=problem_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
+        response_model=None,
+        openapi_extra=picture_body(service, several=True),
+        responses=detect_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
         summary="Find objects in one or several pictures",
     )
     async def detect(request: Request, asked: Annotated[Asked, Query()]) -> Response:
         """Takes a picture as the raw body, several as multipart/form-data, or JSON.
 
-        Of several pictures each stands for itself: one that cannot be read has an `error`.
+        Of several pictures each stands for itself: one that cannot be read has an `error`, unless
+        none can.
         """
         check(asked, service.limits, service.info)
         deadline = deadline_of(request, service.limits)
         with service.intake.holding() as held:
             body = await service.intake.read(request, held)
-            uploads = await uploads_of(request, body, service.limits)
+            uploads = uploads_of(request, body, service.limits)
             rows = await service.detect(uploads, asked, deadline=deadline)
+        _raise_if_none(rows)
         request.state.log = {"pictures": len(rows), "bytes": held.size}
         seconds = time.monotonic() - request.state.start
         if asked.format != "native":
@@ -134,6 +99,45 @@ def router(service: Service) -> APIRouter:
         return {"status": "ready"}
 
     return routes
+
+
+def _raise_if_none(rows: Sequence[Mapping[str, Any]]) -> None:
+    errors = [row["error"] for row in rows if "error" in row]
+    if errors and len(errors) == len(rows):
+        first = errors[0]
+        raise Problem(
+            first["reason"],
+            f"none of the {len(rows)} pictures can be used; the first: {first['detail']}",
+            pictures=errors,
+        )
+
+
+def picture_body(service: Service, *, several: bool) -> dict[str, Any]:
+    """Returns the description of a body that holds a picture, or several where that is allowed."""
+    kinds = [*(f"image/{kind}" for kind in _RAW), "application/octet-stream"]
+    content: dict[str, Any] = {kind: {"schema": _BINARY} for kind in kinds}
+    picture = {"type": "string", "format": "base64-picture"}
+    forms = [{"type": "object", "required": ["b64"], "properties": {"b64": picture}}]
+    if service.options.outside.allows_anything():
+        address = {"type": "string", "format": "uri"}
+        forms.append({"type": "object", "required": ["url"], "properties": {"url": address}})
+    entry: dict[str, Any] = {"oneOf": forms}
+    one = {"type": "object", "required": ["image"], "properties": {"image": entry}}
+    content["application/json"] = {"schema": one}
+    if several:
+        count = {"minItems": 1, "maxItems": service.limits.max_pictures}
+        many = {
+            "type": "object",
+            "required": ["images"],
+            "properties": {"images": {"type": "array", "items": entry, **count}},
+        }
+        content["application/json"] = {"schema": {"anyOf": [one, many]}}
+        files = {"type": "array", "items": _BINARY, **count}
+        content["multipart/form-data"] = {
+            "schema": {"type": "object", "required": ["file"], "properties": {"file": files}},
+            "encoding": {"file": {"contentType": "image/jpeg"}},
+        }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def model_name(service: Service) -> dict[str, str]:

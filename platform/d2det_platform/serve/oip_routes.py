@@ -44,7 +44,6 @@ _INFER_BODY = {
         "required": True,
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -104,7 +103,11 @@ def router(service: Service) -> APIRouter:
         "/models/{model}/versions/{version}/infer", openapi_extra=_INFER_BODY, responses=refusals
     )
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
-        """Predicts pictures."""
+        """Predicts pictures.
+
+        With the binary extension, tensors follow the JSON, whose length a header states; such
+        requests need no content type.
+        """
         _check_name(service, model, version)
         deadline = deadline_of(request, service.limits)
         with service.intake.holding() as held:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any
@@ -21,43 +21,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from d2det.inference.decode import DecodeError, check_header, decode_image, read_header
-from d2det.inference.windows import ArrayScene, WindowDetections, cut_windows
+from d2det.inference.windows import ArrayScene, Window, WindowDetections
 from d2det_platform.serve import formats, problems
-from d2det_platform.serve.asked import Asked, check
+from d2det_platform.serve.asked import MIN_TILE, Asked, check, windows_of
 from d2det_platform.serve.bodies import Held, uploads_of
-from d2det_platform.serve.native import as_json, model_name
+from d2det_platform.serve.native import as_json, model_name, picture_body
 from d2det_platform.serve.problems import Problem
-from d2det_platform.serve.schemas import DetectAnswer, problem_responses
+from d2det_platform.serve.schemas import detect_responses
 from d2det_platform.serve.service import Service
 from d2det_platform.serve.windows import look, merge
 
 EVENTS = "text/event-stream"
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("image/tiff", "image/jpeg", "image/png", "application/octet-stream")
-        }
-        | {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "object", "properties": {"url": {"type": "string"}}}
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 class SceneAsked(Asked):
     """Query parameters of a scene: those of a detection, always tiled."""
 
-    tile: int = Field(default=800, ge=64, le=8192)
+    tile: int = Field(default=800, ge=MIN_TILE, le=8192)
     """Pixels of a window's sides."""
     masks: bool = False
     """Answer with masks, where the model has them."""
@@ -82,9 +62,9 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/v1/scenes",
-        response_model=DetectAnswer,
-        openapi_extra=_BODY,
-        responses=problem_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
+        response_model=None,
+        openapi_extra=picture_body(service, several=False),
+        responses=detect_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
         summary="Find objects in a large picture, window by window",
     )
     async def scenes(request: Request, asked: Annotated[SceneAsked, Query()]) -> Response:
@@ -98,7 +78,8 @@ def router(service: Service) -> APIRouter:
         try:
             deadline = request.state.start + service.limits.scene_timeout_s
             scene, name = await _open(service, request, deadline)
-            events = _work(service, request, scene, name, asked, deadline)
+            windows = windows_of(scene.size, asked, service.limits)
+            events = _work(service, request, scene, name, windows, asked, deadline)
             if EVENTS in request.headers.get("accept", ""):
                 stream = StreamingResponse(_stream(events, request, release), media_type=EVENTS)
                 stream.headers["X-Accel-Buffering"] = "no"
@@ -132,7 +113,7 @@ async def _open(service: Service, request: Request, deadline: float) -> tuple[Ar
     limits = service.limits
     with service.intake.holding() as held:
         body = await service.intake.read(request, held, limits.max_scene_bytes)
-        uploads = await uploads_of(request, body, limits)
+        uploads = uploads_of(request, body, limits)
         if len(uploads) != 1:
             raise Problem("too_many_pictures", "a scene is one picture", limit=1)
         data = await service.data_of(uploads[0], limits.max_scene_bytes, deadline)
@@ -155,10 +136,10 @@ async def _work(
     request: Request,
     scene: ArrayScene,
     name: str,
+    windows: Sequence[Window],
     asked: SceneAsked,
     deadline: float,
 ) -> AsyncIterator[Event]:
-    windows = cut_windows(scene.size, tile=asked.tile, overlap=asked.overlap)
     height, width = scene.size
     yield Event("scene", {"width": width, "height": height, "windows": len(windows)})
     masks = asked.masks and service.info.has_masks

@@ -104,6 +104,24 @@ class ProblemAnswer(_Answer):
     error: str
 
 
+def detect_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns the entries of a detection in any form, and of problems of these statuses."""
+    item = {"type": "object"}
+    features = {"type": {"const": "FeatureCollection"}, "features": {"type": "array"}}
+    forms = [
+        {"$ref": "#/components/schemas/DetectAnswer"},
+        {"type": "array", "items": item, "title": "coco, labelstudio, roboflow of several"},
+        {"title": "geojson", **item, "required": list(features), "properties": features},
+        {"title": "roboflow", **item, "required": ["image", "predictions"]},
+        {"title": "lists of a scene", **item, "required": ["results"]},
+    ]
+    found = {
+        "description": "what was found, in the form asked for",
+        "content": {"application/json": {"schema": {"anyOf": forms}}},
+    }
+    return {200: found, **problem_responses(*statuses)}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Returns the entries of an OpenAPI description for problems of these statuses."""
     schema = {"$ref": "#/components/schemas/ProblemAnswer"}

@@ -15,7 +15,7 @@ from d2det.inference.results import image_row
 from d2det.inference.windows import ArrayScene
 from d2det.structures import Detections
 from d2det_platform.serve import problems
-from d2det_platform.serve.asked import Asked, select
+from d2det_platform.serve.asked import Asked, select, windows_of
 from d2det_platform.serve.auth import Keys
 from d2det_platform.serve.bodies import Intake, Upload
 from d2det_platform.serve.courier import Courier
@@ -136,15 +136,14 @@ class Service:
         return Job(data, header.size, masks=masks)
 
     async def _tiled(self, name: str, job: Job, asked: Asked, deadline: float) -> dict[str, Any]:
-        assert asked.tile is not None
+        windows = windows_of(job.size, asked, self.limits)
         pixels = job.picture
         if isinstance(pixels, bytes):
             pixels = await asyncio.to_thread(decode_image, pixels, self.limits.picture())
         found = await predict_scene(
             self.courier,
             ArrayScene(pixels),
-            tile=asked.tile,
-            overlap=asked.overlap,
+            windows,
             masks=job.masks,
             deadline=deadline,
         )

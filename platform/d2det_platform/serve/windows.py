@@ -10,13 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 
-from d2det.inference.windows import (
-    SceneReader,
-    Window,
-    WindowDetections,
-    cut_windows,
-    in_scene,
-)
+from d2det.inference.windows import SceneReader, Window, WindowDetections, in_scene
 from d2det.structures import Detections
 from d2det_platform.serve.courier import Courier
 from d2det_platform.serve.messages import Job
@@ -63,14 +57,12 @@ async def look(
 async def predict_scene(
     courier: Courier,
     scene: SceneReader,
+    windows: Sequence[Window],
     *,
-    tile: int,
-    overlap: int,
     masks: bool,
     deadline: float,
 ) -> Detections:
     """Returns what is in a scene, merged across windows, as `Predictor.predict_scene` does."""
-    windows = cut_windows(scene.size, tile=tile, overlap=overlap)
     results = [each async for each in look(courier, scene, windows, masks=masks, deadline=deadline)]
     return await merge(results, scene.size)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import cv2
 import httpx
 import numpy as np
 import torch
+import uvicorn
 
 from d2det.structures import Category, Detections
 from d2det_platform.serve.app import create_app
-from d2det_platform.serve.auth import Keys
 from d2det_platform.serve.courier import Courier
 from d2det_platform.serve.engine import Engine
+from d2det_platform.serve.local import free_port
 from d2det_platform.serve.messages import Job, Reply
 from d2det_platform.serve.metrics import MemoryRecorder
 from d2det_platform.serve.model import CallableModel, Model, ModelInfo
@@ -56,17 +59,14 @@ def jpeg(height: int = 40, width: int = 60, seed: int = 0) -> bytes:
     return cv2.imencode(".jpg", noise)[1].tobytes()
 
 
-@asynccontextmanager
-async def serving(
+def service_of(
     predict: Callable[..., Any] | Model = quadrants,
     *,
     given: ServeOptions | None = None,
     info: ModelInfo | None = None,
-    keys: Keys | None = None,
-    client: tuple[str, int] = ("127.0.0.1", 1234),
     **service: Any,
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Yields a client of an endpoint; its service is the attribute `service`."""
+) -> tuple[Service, Engine]:
+    """A service around an engine of this process, and the engine."""
     given = given or options()
     recorder = MemoryRecorder()
     model = CallableModel(predict) if callable(predict) else predict
@@ -84,10 +84,37 @@ async def serving(
         return Reply(tuple(await engine.run(jobs)), "here")
 
     courier = Courier(call, given.batching, recorder)
-    made = Service(given, info, courier, keys=keys, recorder=recorder, **service)
+    return Service(given, info, courier, recorder=recorder, **service), engine
+
+
+@asynccontextmanager
+async def serving(
+    predict: Callable[..., Any] | Model = quadrants,
+    *,
+    client: tuple[str, int] = ("127.0.0.1", 1234),
+    **service: Any,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Yields a client of an endpoint; its service is the attribute `service`."""
+    made, engine = service_of(predict, **service)
     transport = httpx.ASGITransport(create_app(made), client=client, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         http.service = made  # type: ignore[attr-defined]
-        http.engine = engine  # type: ignore[attr-defined]
         yield http
+    engine.close()
+
+
+@contextmanager
+def listening(predict: Callable[..., Any] = quadrants, **service: Any) -> Iterator[str]:
+    """Runs an endpoint on a port of its own, in a thread, and yields its address."""
+    made, engine = service_of(predict, **service)
+    port = free_port()
+    config = uvicorn.Config(create_app(made), port=port, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
     engine.close()

@@ -14,7 +14,7 @@ from d2det.inference.decode import decode_image
 from d2det.inference.options import PredictOptions
 from d2det.inference.predictor import Predictor
 from d2det.inference.results import image_row
-from d2det.inference.windows import ArrayScene
+from d2det.inference.windows import ArrayScene, cut_windows
 from d2det_platform.serve.courier import Courier
 from d2det_platform.serve.engine import Engine
 from d2det_platform.serve.messages import Job, Reply
@@ -86,9 +86,7 @@ def test_without_masks_the_boxes_are_the_same(model: WeightsModel) -> None:
 def test_a_tiled_scene_equals_that_of_the_predictor(
     model: WeightsModel, small_weights: Path
 ) -> None:
-    scene = ArrayScene(
-        np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8).repeat(1, 0)
-    )
+    scene = ArrayScene(decode_image(jpeg(150, 170)))
     predictor = Predictor.load(small_weights, PredictOptions(tile=64, overlap=20))
     expected = predictor.predict_scene(scene).detections
 
@@ -99,7 +97,11 @@ def test_a_tiled_scene_equals_that_of_the_predictor(
             return Reply(tuple(await engine.run(jobs)), "here")
 
         found = await predict_scene(
-            Courier(call), scene, tile=64, overlap=20, masks=True, deadline=1e12
+            Courier(call),
+            scene,
+            cut_windows(scene.size, tile=64, overlap=20),
+            masks=True,
+            deadline=1e12,
         )
         assert found.size == expected.size
         assert len(found) == len(expected) > 5

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,18 +19,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import uvicorn
 
 from d2det.structures import Detections
 from d2det_ops import masks_to_rle
-from d2det_platform.serve.app import create_app
-from d2det_platform.serve.courier import Courier
-from d2det_platform.serve.engine import Engine
 from d2det_platform.serve.local import free_port
-from d2det_platform.serve.messages import Job, Reply
-from d2det_platform.serve.model import CallableModel, ModelInfo
-from d2det_platform.serve.service import Service
-from tests.platform.serve.endpoint import CATEGORIES, options, serving
+from d2det_platform.serve.model import ModelInfo
+from tests.platform.serve.endpoint import CATEGORIES, listening, serving
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -82,26 +75,9 @@ discs.has_masks = True  # type: ignore[attr-defined]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The app on a port of its own, in a thread."""
-    engine = Engine(CallableModel(discs), CATEGORIES)
-
-    async def call(jobs: list[Job]) -> Reply:
-        return Reply(tuple(await engine.run(jobs)), "here")
-
-    info = ModelInfo("d2det", CATEGORIES, preset="discs", has_masks=True)
-    service = Service(options(), info, Courier(call))
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(service), port=port, log_level="error", lifespan="off")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
-    engine.close()
+    """The endpoint on a port of its own."""
+    with listening(discs, info=ModelInfo("d2det", CATEGORIES, "discs", has_masks=True)) as found:
+        yield found
 
 
 class Browser:

@@ -12,7 +12,7 @@ from d2det_platform.serve.limits import Limits
 from tests.platform.serve.endpoint import jpeg, options, quadrants, serving
 from tests.platform.serve.test_native import in_endpoint, is_problem
 
-QUERY = "tile=64&overlap=10"
+QUERY = "tile=128&overlap=20"
 
 
 def events_of(text: str) -> list[tuple[str, dict]]:
@@ -26,10 +26,10 @@ def events_of(text: str) -> list[tuple[str, dict]]:
 def test_events_tell_of_every_window_and_end_with_the_result() -> None:
     async def check(http: httpx.AsyncClient) -> None:
         headers = {"Accept": "text/event-stream"}
-        answer = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(100, 150), headers=headers)
+        answer = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(200, 300), headers=headers)
         assert answer.headers["content-type"].startswith("text/event-stream")
         events = events_of(answer.text)
-        assert events[0] == ("scene", {"width": 150, "height": 100, "windows": 6})
+        assert events[0] == ("scene", {"width": 300, "height": 200, "windows": 6})
         windows = [data for name, data in events if name == "window"]
         assert [data["done"] for data in windows] == [1, 2, 3, 4, 5, 6]
         for data in windows:
@@ -40,9 +40,9 @@ def test_events_tell_of_every_window_and_end_with_the_result() -> None:
                 assert y1 <= by1 <= by2 <= y2
         name, result = events[-1]
         assert name == "result"
-        plain = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(100, 150))
+        plain = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(200, 300))
         assert plain.json()["images"] == result["images"]
-        tiled = await http.post(f"/v1/detect?{QUERY}", content=jpeg(100, 150))
+        tiled = await http.post(f"/v1/detect?{QUERY}", content=jpeg(200, 300))
         assert tiled.json()["images"][0]["detections"] == result["images"][0]["detections"]
 
     in_endpoint(check)
@@ -50,7 +50,7 @@ def test_events_tell_of_every_window_and_end_with_the_result() -> None:
 
 def test_the_result_comes_as_geojson_too() -> None:
     async def check(http: httpx.AsyncClient) -> None:
-        answer = await http.post(f"/v1/scenes?{QUERY}&format=geojson", content=jpeg(100, 150))
+        answer = await http.post(f"/v1/scenes?{QUERY}&format=geojson", content=jpeg(200, 300))
         assert answer.json()["type"] == "FeatureCollection"
         assert answer.json()["features"]
 
@@ -62,12 +62,12 @@ def test_what_cannot_be_a_scene_is_refused_before_the_stream() -> None:
         headers = {"Accept": "text/event-stream"}
         bad = await http.post("/v1/scenes", content=b"hello", headers=headers)
         is_problem(bad, 415, "not_image")
-        over = await http.post("/v1/scenes?tile=100&overlap=100", content=jpeg())
-        is_problem(over, 422, "invalid_parameter")
+        windows = await http.post("/v1/scenes?tile=128&overlap=4000", content=jpeg(250, 250))
+        assert is_problem(windows, 422, "invalid_parameter")["limit"] == 10
         many = await http.post("/v1/scenes", content=jpeg(300, 300))
         is_problem(many, 422, "too_many_pixels")
 
-    in_endpoint(check, given=options(limits=Limits(max_scene_pixels=80_000)))
+    in_endpoint(check, given=options(limits=Limits(max_scene_pixels=80_000, max_windows=10)))
 
 
 def test_places_are_few_and_given_back() -> None:
@@ -76,9 +76,9 @@ def test_places_are_few_and_given_back() -> None:
         return quadrants(images)
 
     async def check(http: httpx.AsyncClient) -> None:
-        first = asyncio.create_task(http.post(f"/v1/scenes?{QUERY}", content=jpeg(100, 150)))
+        first = asyncio.create_task(http.post(f"/v1/scenes?{QUERY}", content=jpeg(200, 300)))
         await asyncio.sleep(0.05)
-        second = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(100, 150))
+        second = await http.post(f"/v1/scenes?{QUERY}", content=jpeg(200, 300))
         is_problem(second, 429, "busy")
         assert "retry-after" in second.headers
         first.cancel()
@@ -102,7 +102,7 @@ def test_people_do_not_wait_for_scenes() -> None:
 
     async def run() -> None:
         async with serving(slow) as http:
-            scene = asyncio.create_task(http.post(f"/v1/scenes?{QUERY}", content=jpeg(400, 400)))
+            scene = asyncio.create_task(http.post(f"/v1/scenes?{QUERY}", content=jpeg(700, 700)))
             await asyncio.sleep(0.1)
             seen = len(order)
             await http.post("/v1/detect", content=jpeg(33, 44))
