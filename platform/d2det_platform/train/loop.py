@@ -9,35 +9,27 @@ from __future__ import annotations
 import logging
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from d2det.checkpoints.weights import save_weights
 from d2det.data.batches import collate
-from d2det.data.coco import CocoDataset
 from d2det.data.loader import TrainingLoader
 from d2det.data.sampler import steps_per_epoch
 from d2det.memory import prefer_huge_pages
-from d2det.models.build import build_detector
-from d2det.models.detector import D2Det
 from d2det.models.prepare import DTYPES
 from d2det.structures import TrainingBatch
 from d2det_ops.digest import BuildInfo, check_same_build
 from d2det_platform.store import RunStore
-from d2det_platform.train import card, checkpoints
+from d2det_platform.train import card, setup
 from d2det_platform.train.balance import BALANCE_EVERY_STEPS, Balance
 from d2det_platform.train.gradient import GlobalGradient
 from d2det_platform.train.host import Host, RayHost, describe_device
 from d2det_platform.train.memory import PeakMemory
-from d2det_platform.train.model import build_model
-from d2det_platform.train.optimizer import build_optimizer
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.outcome import FatalError, Outcome
 from d2det_platform.train.precision import choose_precision, fastest_of
@@ -50,7 +42,6 @@ from d2det_platform.train.scaler import LossScaler
 from d2det_platform.train.schedule import learning_rate
 from d2det_platform.train.scoring import Scoring
 from d2det_platform.train.speed import Stopwatch
-from d2det_platform.train.state import TrainingState, WeightAverage
 from d2det_platform.train.stop import StopWatch
 
 logger = logging.getLogger(__name__)
@@ -100,9 +91,9 @@ class Trainer:
         self.requests = Requests()
         self.stopwatch = Stopwatch(ranks.device)
         self.memory = PeakMemory(ranks.device)
-        self.dataset, self.model = ranks.together(self._load)
+        self.dataset, self.model = ranks.together(lambda: setup.load(options, ranks.device))
         self.steps_per_epoch = steps_per_epoch(len(self.dataset), train.global_batch)
-        self.state = self._resume()
+        self.state = setup.resume(options, self.model, ranks)
         numbers = self.state.progress
         precision = choose_precision(options, numbers, ranks.gather(fastest_of(ranks.device)))
         self.scaler = LossScaler(numbers, enabled=precision == "fp16")
@@ -334,32 +325,6 @@ class Trainer:
         except OSError as error:
             self.requests.fail(f"cannot save to {self.store.url}: {error}")
 
-    def _load(self) -> tuple[CocoDataset, D2Det]:
-        """The data and the network at step 0."""
-        data = self.options.data
-        dataset = CocoDataset(
-            data.train_images, data.train_annotations, masks=self.options.model.mask is not None
-        )
-        model = build_model(self.options, dataset.categories, dataset)
-        return dataset, model.to(self.ranks.device)
-
-    def _resume(self) -> TrainingState:
-        """The state of the run's newest sound checkpoint, or of its beginning."""
-        train, ranks = self.options.train, self.ranks
-        average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
-        state = TrainingState(self.model, build_optimizer(self.model, train), average)
-        # One rank verifies and decides, so that all resume from the same step.
-        newest = ranks.together(
-            lambda: checkpoints.load_latest(self.store) if ranks.is_first else None
-        )
-        step = ranks.first_decides(newest.step if newest else 0)
-        if step:
-            ranks.together(
-                lambda: state.restore((newest or checkpoints.load(self.store, step)).files)
-            )
-            logger.info("continuing %s from step %d", self.store.url, step)
-        return state
-
     def _open_files(self, devices: list[dict[str, Any]], precision: str) -> None:
         """What only the first rank has: records, checkpoints, and an ear for requests to stop."""
         self.recorder = Recorder(
@@ -371,12 +336,4 @@ class Trainer:
         card.add_group(self.store, step=self.state.step, devices=devices, facts=facts)
 
     def _weights(self) -> bytes:
-        """A weights file of the weights that count: the averaged ones where there are."""
-        model = build_detector(self.model.config)
-        average = self.state.average
-        model.load_state_dict(average.tensors if average else self.model.state_dict())
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.safetensors"
-            preset = self.options.as_preset()
-            save_weights(path, model, preset=preset, categories=self.dataset.categories)
-            return path.read_bytes()
+        return setup.weights_file(self.state, self.options, self.dataset.categories)

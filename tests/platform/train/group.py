@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from d2det_platform.train import loop
+from d2det_platform.train import setup
 from d2det_platform.train.command import parse
 from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import Trainer
@@ -86,12 +86,12 @@ def losses_of(options: TrainOptions) -> list[float]:
 @contextmanager
 def float64_network() -> Iterator[None]:
     """Trainers built inside compute in float64, where no rounding tips a discrete choice over."""
-    build = loop.build_model
-    loop.build_model = lambda *args: build(*args).double()
+    build = setup.build_model
+    setup.build_model = lambda *args: build(*args).double()
     try:
         yield
     finally:
-        loop.build_model = build
+        setup.build_model = build
 
 
 def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
