@@ -33,9 +33,13 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
 
-# Trainings whose workers, controllers and nodes are killed, held to an undisturbed one bit for bit.
+# Trainings and labellings whose workers, drivers and nodes are killed at random moments, held to
+# undisturbed ones bit for bit: 30 and 60 kills, an hour or so.
+KILLS ?= 30
+ROUNDS ?= 20
 soak: setup
-	$(BIN)/python -m tests.platform.train.soak --kills $(or $(KILLS),30)
+	$(BIN)/python -m tests.platform.train.soak --kills $(KILLS)
+	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
 
 lint: setup
 	$(BIN)/ruff check .
@@ -69,11 +73,6 @@ ops-check: setup
 # One wheel under the oldest torch, a CPU-only one and the newest: gigabytes of downloads.
 ops-matrix: setup
 	$(BIN)/python benchmarks/ops_versions.py
-
-# Labels pictures while workers, drivers, raylets and nodes are killed: 60 kills, half an hour or so.
-ROUNDS ?= 20
-soak: setup
-	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ops/d2det_ops/*.so
