@@ -73,10 +73,10 @@ class SmallCluster:
 
 
 def long_options(folder: Path, *, epochs: int, **flags: object) -> TrainOptions:
-    """Options of a training of 3 steps an epoch on two workers, for pictures made here."""
+    """Options of a training of 20 steps an epoch on two workers, for pictures made here."""
     data = folder / "scenes"
     if not data.exists():
-        write_dataset(data, split="train", num_images=6, size=(96, 128))
+        write_dataset(data, split="train", num_images=40, size=(96, 128))
     return small_options(
         folder,
         data__train_images=data / "train",
@@ -172,11 +172,11 @@ def _controller_pid() -> int:
 
 
 def main() -> int:
-    """Disturbs runs of 201 steps three times each until enough were killed."""
+    """Disturbs runs of 200 steps until enough were killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--epochs", type=int, default=67)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--per-run", type=int, default=3, help="kills of one run")
     parser.add_argument("--folder", type=Path, help="keeps the runs; the next call goes on there")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/train_kills.json"))

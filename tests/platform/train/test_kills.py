@@ -21,7 +21,7 @@ def cluster() -> Iterator[SmallCluster]:
 def test_a_killed_worker_and_a_killed_controller_change_nothing(
     cluster: SmallCluster, tmp_path: Path
 ) -> None:
-    options = long_options(tmp_path, epochs=20, name="undisturbed")
+    options = long_options(tmp_path, epochs=2, name="undisturbed")
     wanted = undisturbed(options)
     run = options.model_copy(update={"name": "disturbed"})
     result = disturbed(run, cluster, ["worker", "controller"], random.Random(7))
