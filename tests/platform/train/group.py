@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import json
 import multiprocessing
 import tempfile
@@ -133,12 +135,15 @@ class Group:
         return Ranks(self.rank, self.count, torch.device("cpu"))
 
     def __exit__(self, *_: object) -> None:
+        # What still holds the group must go before it: afterwards it would abort the process.
+        gc.collect()
         if self.rank < self.count and self.count > 1:
             dist.destroy_process_group()
 
 
 def _work(rank: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    faulthandler.enable()
     try:
         result = {"value": work(rank, *arguments)}
     except BaseException:

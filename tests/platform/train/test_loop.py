@@ -26,6 +26,7 @@ from d2det_platform.train.loop import Trainer, train
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.outcome import Outcome
 from d2det_platform.train.ranks import Ranks
+from d2det_platform.train.requests import Request
 from d2det_platform.train.state import TENSORS
 from tests.platform.train.group import (
     Group,
@@ -220,24 +221,28 @@ def resized(rank: int, options: TrainOptions, folder: Path) -> list[list[int]]:
     seen: list[list[int]] = []
     for count, until in ((2, 2), (1, 5), (3, 9)):
         with Group(rank, count, folder / str(count)) as ranks:
-            if ranks is None:
-                seen += [[]] * (until - len(seen))
-                continue
-            with float64_network():
-                trainer = Trainer(options, ranks, PlainHost())
-            watch_keys(trainer, seen)
-            after = trainer._after_step
-
-            def leave(trainer: Trainer = trainer, until: int = until, after: Any = after) -> None:
-                if trainer.state.step == until - 1:
-                    trainer.requests.make(0)
-                after()
-
-            trainer._after_step = leave
-            outcome = trainer.run()
-            trainer.close()
-            assert outcome.step == until, outcome
+            if ranks is not None:
+                train_until(options, ranks, until, seen)
+            seen += [[]] * (until - len(seen))
     return seen
+
+
+def train_until(options: TrainOptions, ranks: Ranks, until: int, seen: list[list[int]]) -> None:
+    """Trains to step `until`, where somebody asks the run to stop."""
+    with float64_network():
+        trainer = Trainer(options, ranks, PlainHost())
+    watch_keys(trainer, seen)
+    record = trainer._record
+
+    def record_and_ask(*args: Any, **kwargs: Any) -> None:
+        record(*args, **kwargs)
+        if trainer.state.step == until - 1:
+            trainer.requests.make(Request.STOP)
+
+    trainer._record = record_and_ask
+    outcome = trainer.run()
+    trainer.close()
+    assert outcome.step == until, outcome
 
 
 def test_2_then_1_then_3_workers_see_every_picture_once_an_epoch_and_train_the_same(
