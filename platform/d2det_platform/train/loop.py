@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 """How often to look for machines about to leave; Ray itself looks every 5 s."""
+_ENDED = "epochs_ended"  # among the numbers of a checkpoint
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +124,10 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Trains from where the run stands to its end, or until something ends it before."""
-        total = self.options.train.epochs * self.steps_per_epoch
-        while self.state.step < total and not self._is_pointless():
-            epoch = self.state.step // self.steps_per_epoch
+        numbers = self.state.progress
+        # A checkpoint may be of the last step of an epoch whose evaluation is still to be done.
+        numbers.setdefault(_ENDED, self.state.step // self.steps_per_epoch)
+        while (epoch := numbers[_ENDED]) < self.options.train.epochs and not self._is_pointless():
             end = self._train_epoch(epoch) or self._end_epoch(epoch)
             if end is not None:
                 return end
@@ -252,8 +254,7 @@ class Trainer:
         if time.monotonic() - self.looked_at > LOOK_EVERY_S:
             self.looked_at = time.monotonic()
             self.requests.make(Request.LOOK)
-        # The end of an epoch saves after its evaluation, which must not be missed.
-        if self.state.step % self.steps_per_epoch and self.saver.is_due():
+        if self.saver.is_due():
             self._save()
 
     def _rebalance(self) -> None:
@@ -272,6 +273,7 @@ class Trainer:
             self.scoring.after_epoch(done, step, self._weights)
         except OSError as error:  # of rank 0, which alone writes, and last
             self.requests.fail(f"cannot save the evaluation: {error}")
+        self.state.progress[_ENDED] = done
         if self.ranks.is_first:
             self._collect()
             self._save()

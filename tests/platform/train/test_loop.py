@@ -127,6 +127,25 @@ def test_a_notice_costs_no_step(
     assert weights_of(parts) == weights_of(whole)
 
 
+def test_a_stop_at_the_last_step_of_an_epoch_does_not_lose_its_evaluation(
+    scenes: Path, tmp_path: Path
+) -> None:
+    options = scene_options(scenes, tmp_path, val=True, train__epochs=2)
+    trainer = alone(options)
+    record = trainer._record
+
+    def record_and_ask(*args: Any, **kwargs: Any) -> None:
+        record(*args, **kwargs)
+        if trainer.state.step == 2:
+            trainer.requests.make(Request.STOP)
+
+    trainer._record = record_and_ask
+    assert trainer.run() == Outcome("stopped", 3)
+    trainer.close()
+    assert train(options, ONE, PlainHost()).kind == "finished"
+    assert [row["step"] for row in rows_of(options) if "metrics" in row] == [3, 6]
+
+
 def test_a_stop_file_ends_the_run_with_a_checkpoint_and_it_goes_on_later(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
