@@ -247,7 +247,7 @@ def _check(
     if sampling == "align":
         raise ValueError('sampling "align" takes no offsets')
     cells = offsets.shape[-1] if offsets.ndim == 4 else 0
-    if cells == 0 or offsets.shape != (len(rois), 2, cells, cells) or output_size % cells:
+    if cells == 0 or offsets.shape != (rois.shape[0], 2, cells, cells) or output_size % cells:
         raise ValueError(
             f"offsets must be (R, 2, Q, Q) with output_size {output_size} divisible by Q, "
             f"got {tuple(offsets.shape)}"

@@ -188,12 +188,14 @@ def test_backward_keeps_two_maps() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rois", [0, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_operator_keeps_the_rules_of_torch(
-    memory_format: torch.memory_format, dtype: torch.dtype
+    memory_format: torch.memory_format, rois: int, dtype: torch.dtype
 ) -> None:
-    inputs = [t.requires_grad_() for t in made_inputs(dtype=dtype, memory_format=memory_format)]
-    torch.library.opcheck(op("adaptive_pool"), (*inputs, 1e-5, 12.0, 3, 2, 1))
+    inputs = made_inputs(rois, dtype=dtype, memory_format=memory_format)
+    leaves = [t.requires_grad_() for t in inputs]
+    torch.library.opcheck(op("adaptive_pool"), (*leaves, 1e-5, 12.0, 3, 2, 1))
 
 
 @needs_kernel
@@ -212,18 +214,36 @@ def test_gradients_are_derivatives(window: tuple[int, int, int]) -> None:
     assert torch.autograd.gradcheck(pooled, inputs)
 
 
-@needs_kernel
-def test_operator_compiles_into_one_graph_and_exports() -> None:
-    class Pool(torch.nn.Module):
-        def forward(self, *inputs: Tensor) -> Tensor:
-            return adaptive_pool(*inputs) * 2
+class Pool(torch.nn.Module):
+    """The op in a module, with something around it."""
 
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns twice the pooled features."""
+        return adaptive_pool(*inputs) * 2
+
+
+@needs_kernel
+def test_operator_exports_for_any_number_of_rois() -> None:
     inputs = made_inputs()
-    expected = adaptive_pool(*inputs) * 2
-    compiled = torch.compile(Pool(), backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(*inputs), expected)
-    exported = torch.export.export(Pool(), tuple(inputs))
-    assert torch.equal(exported.module()(*inputs), expected)
+    rois = {0: torch.export.Dim("rois", min=2)}
+    shapes = ((rois, rois, None, None),)
+    exported = torch.export.export(Pool(), tuple(inputs), dynamic_shapes=shapes).module()
+    for count in (3, 7):
+        x, logits, weight, bias = made_inputs(count)
+        assert torch.equal(exported(x, logits, weight, bias), Pool()(x, logits, weight, bias))
+
+
+@needs_kernel
+def test_operator_and_its_gradients_compile_into_one_graph() -> None:
+    pool = torch.compile(Pool(), backend="aot_eager", fullgraph=True)
+    results = []
+    for run in (Pool(), pool):
+        leaves = [t.detach().requires_grad_() for t in made_inputs()]
+        out = run(*leaves)
+        out.square().sum().backward()
+        results.append([out, *(leaf.grad for leaf in leaves)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.usefixtures("backend")

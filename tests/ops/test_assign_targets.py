@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -80,6 +82,34 @@ def test_number_of_threads_changes_no_bit() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+def test_strided_inputs_equal_contiguous_ones() -> None:
+    boxes, gts = scene(300, 5), scene(20, 6)
+    wide, turned = torch.cat((boxes, boxes), 1)[:, :4], gts.T.contiguous().T
+    found = assign_targets(wide, turned, floor_iou=0.3, tie_iou=0.3)
+    expected = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-1e30, -1e30, -2.0, -2.0],
+        [4.0, 4.0, 4.0, 9.0],
+        [9.0, 9.0, 1.0, 1.0],
+        [float("nan"), 0.0, 5.0, 5.0],
+        [0.0, 0.0, float("inf"), 5.0],
+    ],
+    ids=["far away", "no width", "inverted", "nan", "infinite"],
+)
+@pytest.mark.parametrize("run", [assign_targets, assign_targets_reference])
+def test_odd_boxes_take_nothing_and_are_no_ones(box: list[float], run: Any) -> None:
+    odd, plain = torch.tensor([box]), torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    for boxes, gts in ((odd, plain), (plain, odd)):
+        found = run(boxes, gts, floor_iou=0.0, tie_iou=0.0)
+        assert found.best.tolist() == found.tied.tolist() == [-1]
+        assert found.iou.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

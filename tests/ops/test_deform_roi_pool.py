@@ -360,11 +360,24 @@ def test_results_do_not_depend_on_the_number_of_threads(sampling: str, with_offs
 
 @needs_kernel
 @pytest.mark.parametrize(("sampling", "with_offsets"), RULES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "count", "packed"),
+    [
+        (torch.float32, 4, False),
+        (torch.float64, 4, False),
+        (torch.float16, 4, False),
+        (torch.bfloat16, 4, False),
+        (torch.float32, 4, True),
+        (torch.float32, 0, False),
+    ],
+    ids=["float32", "float64", "float16", "bfloat16", "NCHW", "empty"],
+)
 def test_operator_keeps_the_rules_of_torch(
-    sampling: str, with_offsets: bool, dtype: torch.dtype
+    sampling: str, with_offsets: bool, dtype: torch.dtype, count: int, packed: bool
 ) -> None:
-    call = made_call(sampling=sampling, with_offsets=with_offsets, count=4, dtype=dtype)
+    call = made_call(sampling=sampling, with_offsets=with_offsets, count=count, dtype=dtype)
+    if packed:
+        call = replace(call, features=[f.contiguous() for f in call.features])
     features = [f.requires_grad_() for f in call.features]
     offsets = None if call.offsets is None else call.offsets.requires_grad_()
     align = sampling == "align"
@@ -391,20 +404,42 @@ def test_gradients_are_derivatives(sampling: str, with_offsets: bool) -> None:
     assert torch.autograd.gradcheck(pooled, leaves)
 
 
+class Pool(torch.nn.Module):
+    """The op in a module, with something around it."""
+
+    def forward(self, maps: list[Tensor], rois: Tensor, levels: Tensor, offsets: Tensor) -> Tensor:
+        """Returns twice the pooled features."""
+        call = Call(features=maps, rois=rois, levels=levels, offsets=offsets)
+        return call.run() * 2
+
+
 @needs_kernel
-def test_operator_compiles_into_one_graph_and_exports() -> None:
+def test_operator_exports_for_any_number_of_rois() -> None:
     call = made_call(count=6)
+    arguments = (call.features, call.rois, call.levels, call.offsets)
+    count = torch.export.Dim("count", min=2)
+    shapes = ([None, None], {0: count}, {0: count}, {0: count})
+    exported = torch.export.export(Pool(), arguments, dynamic_shapes=shapes).module()
+    assert torch.equal(exported(*arguments), call.run() * 2)
+    more = made_call(count=9)
+    found = exported(call.features, more.rois, more.levels, more.offsets)
+    assert torch.equal(found, replace(more, features=call.features).run() * 2)
 
-    class Pool(torch.nn.Module):
-        def forward(self, a: Tensor, b: Tensor, rois: Tensor, offsets: Tensor) -> Tensor:
-            return replace(call, features=[a, b], rois=rois, offsets=offsets).run() * 2
 
-    arguments = (*call.features, call.rois, call.offsets)
-    expected = call.run() * 2
-    compiled = torch.compile(Pool(), backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(*arguments), expected)
-    exported = torch.export.export(Pool(), arguments)
-    assert torch.equal(exported.module()(*arguments), expected)
+@needs_kernel
+def test_operator_and_its_gradients_compile_into_one_graph() -> None:
+    call = made_call(count=6)
+    pool = torch.compile(Pool(), backend="aot_eager", fullgraph=True)
+    results = []
+    for run in (Pool(), pool):
+        maps = [f.detach().requires_grad_() for f in call.features]
+        assert call.offsets is not None
+        offsets = call.offsets.detach().requires_grad_()
+        out = run(maps, call.rois, call.levels, offsets)
+        out.square().sum().backward()
+        results.append([out, *(leaf.grad for leaf in (*maps, offsets))])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.usefixtures("backend")

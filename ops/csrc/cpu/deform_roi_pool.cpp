@@ -85,8 +85,8 @@ struct Pooling {
   std::vector<Visit> visits;
 
   explicit Pooling(const Arguments& a)
-      : rois(keep<A>(torch::stable::contiguous(a.rois))),
-        offsets(a.offsets ? keep<A>(torch::stable::contiguous(*a.offsets)) : nullptr),
+      : rois(keep<A>(widened(a.rois))),
+        offsets(a.offsets ? keep<A>(widened(*a.offsets)) : nullptr),
         rule{a.output_size, a.samples, a.offsets ? a.offsets->size(3) : 0, A(a.offset_scale),
              a.align},
         channels(a.features[0].size(1)) {
@@ -112,6 +112,10 @@ struct Pooling {
   }
 
  private:
+  static Tensor widened(const Tensor& tensor) {
+    return torch::stable::contiguous(torch::stable::to(tensor, kAccumulatorType<T>));
+  }
+
   template <typename V>
   const V* keep(const Tensor& tensor) {
     return kept.emplace_back(tensor).const_data_ptr<V>();
@@ -313,7 +317,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_backward(const Arguments& arguments,
   Tensor moved = torch::stable::full(arguments.offsets->sizes(), 0, kAccumulatorType<T>);
   A* sum = moved.mutable_data_ptr<A>();
   for (size_t i = 0; i < partial.size(); ++i) sum[i % offsets] += partial[i];
-  return {maps, moved};
+  return {maps, torch::stable::to(moved, arguments.offsets->scalar_type())};
 }
 
 Tensor deform_roi_pool(const std::vector<Tensor>& features, const Tensor& rois,
