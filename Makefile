@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(shell find ops/csrc -type f 
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray,geo,dev]"
+	@$(BIN)/python -c "import d2det_ops"  # pip hides what the build said: a warning if nothing is compiled
 	touch $@
 
 # Trains, scores, labels, serves and asks, on this machine; DATA=folder takes COCO-format data.

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,10 +61,26 @@ def missing_tool() -> str | None:
     found = version("torch").split("+")[0]
     if tuple(int(part) for part in found.split(".")[:2]) < (2, 11):
         return f"torch {found} is older than 2.11, whose stable ABI the ops need"
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler.split()[0]) is None:
+    return compiler_fault(os.environ.get("CXX", "g++"))
+
+
+def compiler_fault(compiler: str) -> str | None:
+    """Returns why `compiler` is of no use, or None; one that is there need not be able to compile.
+
+    Only a fault of the compiler itself may leave the ops out: one in our sources fails the build.
+    """
+    command = shlex.split(compiler)
+    if not command or shutil.which(command[0]) is None:
         return f"no C++ compiler ({compiler})"
-    return None
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <concepts>\nstatic_assert(std::integral<int>);\n")
+        command += ["-std=c++20", "-fPIC", "-shared", str(source), "-o", f"{source}.so"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    said = (done.stderr.strip().splitlines() or [f"it ends with {done.returncode}"])[0]
+    return f"the C++ compiler ({compiler}) cannot build an empty C++20 library: {said}"
 
 
 def extensions() -> list[Extension]:
