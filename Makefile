@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(shell find ops/csrc -type f 
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision "setuptools>=77" wheel ninja
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray,geo,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray,geo,dev,docs]"
 	@$(BIN)/python -c "import d2det_ops"  # pip hides what the build said: a warning if nothing is compiled
 	touch $@
 
@@ -74,6 +74,38 @@ ops-check: setup
 # One wheel under the oldest torch, a CPU-only one and the newest: gigabytes of downloads.
 ops-matrix: setup
 	$(BIN)/python benchmarks/ops_versions.py
+
+# The documentation below build/site, links checked; `make docs-serve` shows it while you write.
+docs: setup
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/mkdocs build --quiet --strict
+
+docs-serve: docs
+	$(BIN)/mkdocs serve
+
+# Every version with its hashes, for images that take nothing else (pip install --require-hashes).
+TOOLS := build/tools
+lock: $(TOOLS)/.ready
+	$(TOOLS)/bin/pip-compile --quiet --generate-hashes --extra ray --extra geo -c constraints.txt \
+		--output-file build/requirements.lock pyproject.toml
+
+# What is inside, as CycloneDX; and whether any of it is known to be vulnerable.
+sbom: $(TOOLS)/.ready setup
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON \
+		--output-file build/sbom.json $(BIN)/python
+
+audit: $(TOOLS)/.ready setup
+	$(BIN)/python -m pip freeze --exclude-editable > build/installed.txt
+	$(TOOLS)/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip
+
+$(TOOLS)/.ready:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet "cyclonedx-bom>=7" "pip-audit>=2.10" "pip-tools>=7.5"
+	touch $@
+
+# THIRD_PARTY_NOTICES.md again, from what is installed.
+licences: setup
+	$(BIN)/python docs/third_party.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ops/d2det_ops/*.so

@@ -63,7 +63,9 @@ class _Loader(yaml.CSafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    merge = "tag:yaml.org,2002:merge"
+    plain = [key for key, _ in node.value if key.tag != merge]
+    keys = [loader.construct_object(key, deep=True) for key in plain]
     doubled = {key for key in keys if keys.count(key) > 1}
     if doubled:
         raise yaml.YAMLError(f"{sorted(doubled)} given twice, {node.start_mark}")
