@@ -37,6 +37,8 @@ def connect(
     *,
     num_cpus: int | None = None,
     object_store_bytes: int | None = None,
+    has_dashboard: bool = True,
+    log_to_driver: bool = True,
     runtime_env: Mapping[str, Any] | None = None,
 ) -> None:
     """Connects to the cluster in RAY_ADDRESS, or starts one of this machine; once a process.
@@ -46,6 +48,8 @@ def connect(
     Args:
         num_cpus: of a local cluster; None: all of the machine's.
         object_store_bytes: of a local cluster; None: see `MAX_OBJECT_STORE_BYTES`.
+        has_dashboard: of a local cluster; without it Ray Train complains every second.
+        log_to_driver: print what workers print.
         runtime_env: of the job's workers.
 
     Raises:
@@ -59,7 +63,9 @@ def connect(
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"runtime_env": dict(runtime_env)} if runtime_env else {}
+    options: dict[str, Any] = {"log_to_driver": log_to_driver}
+    if runtime_env:
+        options["runtime_env"] = dict(runtime_env)
     if not is_local:
         _join(address, options)
         return
@@ -71,7 +77,7 @@ def connect(
         address="local",
         num_cpus=num_cpus,
         object_store_memory=object_store_bytes or object_store_size(_memory_bytes()),
-        include_dashboard=True,  # without it Ray Train complains every second
+        include_dashboard=has_dashboard,
         dashboard_host="127.0.0.1",
         **options,
     )

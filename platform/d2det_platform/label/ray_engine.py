@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from d2det_platform.cluster import connect
 from d2det_platform.label.engine import CALLS_PER_WORKER, commit
 from d2det_platform.label.inspect import inspect_all
 from d2det_platform.label.layout import Run
@@ -62,11 +62,8 @@ class RayEngine:
         self._url = url
         self._started = not ray.is_initialized()
         if self._started:
-            ray.init(
-                address=os.environ.get("RAY_ADDRESS") or "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
+            connect(
+                object_store_bytes=OBJECT_STORE_BYTES, has_dashboard=False, log_to_driver=False
             )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         self._commits: list[ray.ObjectRef] = []
