@@ -62,9 +62,7 @@ class RayEngine:
         self._url = url
         self._started = not ray.is_initialized()
         if self._started:
-            connect(
-                object_store_bytes=OBJECT_STORE_BYTES, has_dashboard=False, log_to_driver=False
-            )
+            connect(object_store_bytes=OBJECT_STORE_BYTES, has_dashboard=False, log_to_driver=False)
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         self._commits: list[ray.ObjectRef] = []
         # One process that stays: what a task would import takes longer than a commit.
