@@ -331,6 +331,9 @@ class _stubbed_units:  # noqa: N801 - used as a context
             def read(self, requests: Sequence[Any]) -> list[NDArray[np.uint8]]:
                 return [pixels] * len(requests)
 
+            def launch(self) -> None:
+                pass
+
             def close(self) -> None:
                 pass
 

@@ -29,9 +29,9 @@ _MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class Speed:
-    """Of the inference of one driver. start_up_s: until the first unit was done.
+    """Of the inference of one driver. start_up_s: until the first unit was begun.
 
-    seconds: from then to the last one, in which the pictures and megapixels were done.
+    seconds: from then until the last one was done.
     """
 
     pictures: int

@@ -107,6 +107,6 @@ def _speed(speed: Mapping[str, Any]) -> str:
         ("pictures a second", f"{speed['pictures'] / seconds:.2f}"),
         ("megapixels a second", f"{speed['megapixels'] / seconds:.1f}"),
         ("seconds of labelling", f"{speed['seconds']:.1f}"),
-        ("seconds until the first unit was done", f"{speed['start_up_s']:.1f}"),
+        ("seconds until the first unit was begun", f"{speed['start_up_s']:.1f}"),
     ]
     return _table(("", ""), rows)

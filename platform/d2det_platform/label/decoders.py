@@ -75,6 +75,11 @@ class Decoders:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def launch(self) -> None:
+        """Starts the processes, which otherwise start when first needed, and waits for none."""
+        for process in self._processes:
+            process.launch()
+
     def read(self, requests: Sequence[Request]) -> Iterator[Content]:
         """Yields the pixels of each request, or why there are none."""
         futures: list[Future[Content]] = [
@@ -147,6 +152,18 @@ class _Process:
         self._pixels = os.memfd_create("d2det-pixels", os.MFD_CLOEXEC)
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = b""
+        self._is_ready = False
+
+    def launch(self) -> None:
+        """Starts the process; it says later that it is ready."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, str(self._pixels)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._pixels],
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the driver
+        )
 
     def ask(
         self, message: dict[str, Any], timeout_s: float, data: bytes | None = None
@@ -192,18 +209,14 @@ class _Process:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._kill()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(self._pixels)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[self._pixels],
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the driver
-            )
+            self.launch()
+        assert self._process is not None
+        if not self._is_ready:
             try:
                 self._answer(START_TIMEOUT_S)
             except DecodeError as error:
                 raise RuntimeError(f"a decoder process does not start: {error}") from error
+            self._is_ready = True
         return self._process
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
@@ -230,7 +243,7 @@ class _Process:
         return DecodeError("crashed", f"the decoder died ({reason})")
 
     def _kill(self) -> None:
-        self._answers = b""
+        self._answers, self._is_ready = b"", False
         if self._process is None:
             return
         self._process.kill()

@@ -20,6 +20,7 @@ from d2det_platform.label.layout import SUCCESS, Run
 from d2det_platform.label.plan import Plan, Shard, make_plan, read_plan
 from d2det_platform.label.progress import Progress
 from d2det_platform.label.units import UnitRef
+from d2det_platform.label.work import UnitResult
 from d2det_platform.store import RunStore
 
 
@@ -85,7 +86,7 @@ def _label_units(
     clock = _Clock()
     if refs:
         for result in engine.predict(run, refs, attempt):
-            clock.add(result.pictures, result.megapixels)
+            clock.add(result)
             progress.add(result)
             pending[result.shard].discard(result.unit)
             if not pending[result.shard]:
@@ -100,29 +101,30 @@ def _missing_units(store: RunStore, run: Run, shard: Shard) -> set[int]:
 
 
 class _Clock:
-    """Measures from the first unit that is done, so that starting up does not count as slowness."""
+    """Measures from the beginning of the first unit, so that starting up does not count."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._first: float | None = None
-        self._last = 0.0
+        self._first = self._last = 0.0
+        self._megapixels = 0.0
         self.pictures = 0
-        self._timed: tuple[int, float] = (0, 0.0)
 
-    def add(self, pictures: int, megapixels: float) -> None:
-        self.pictures += pictures
+    def add(self, result: UnitResult) -> None:
+        """Takes note of a unit that is done."""
+        if not result.windows:  # it was staged already
+            return
         self._last = time.monotonic()
-        if self._first is None:
-            self._first = self._last
-        else:
-            self._timed = (self._timed[0] + pictures, self._timed[1] + megapixels)
+        self._first = self._first or self._last - result.seconds
+        self._megapixels += result.megapixels
+        self.pictures += result.pictures
 
     def speed(self) -> Speed | None:
-        if self._first is None:
+        """Returns what was measured, if anything was done."""
+        if not self._first:
             return None
         return Speed(
-            pictures=self._timed[0],
-            megapixels=round(self._timed[1], 3),
+            pictures=self.pictures,
+            megapixels=round(self._megapixels, 3),
             seconds=round(self._last - self._first, 3),
             start_up_s=round(self._first - self._start, 3),
         )

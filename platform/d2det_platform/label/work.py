@@ -108,7 +108,6 @@ class Worker:
         self._store, self._run, self._suspects = store, run, suspects
         self._cost = cost_model(options, run.model)
         self._batch_pixels = batch_pixels or options.batch_pixels
-        self._model: Model = load_model(options, run.model, batch_pixels=self._batch_pixels)
         self._decoders = Decoders(
             options.work.decoders,
             limits=options.limits,
@@ -116,6 +115,8 @@ class Worker:
             timeout_s=options.work.decode_timeout_s,
             image_column=options.image_column,
         )
+        self._decoders.launch()  # they start while the model is loaded
+        self._model: Model = load_model(options, run.model, batch_pixels=self._batch_pixels)
         self._budget = _Budget(2 * options.decoded_mb << 20)
         self._predicting = threading.Lock()
         self._manifest = lru_cache(maxsize=4)(self._read_manifest)

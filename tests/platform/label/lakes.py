@@ -63,6 +63,9 @@ class DecodersHere:
     def read(self, requests: Sequence[Request]) -> Iterator[Any]:
         return (read_image(uris.to_path(request.uri)) for request in requests)
 
+    def launch(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
