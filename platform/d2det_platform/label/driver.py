@@ -57,9 +57,10 @@ def label_run(
     pending: dict[int, set[int]] = {}
     for shard in plan.shards:
         if run.layout.part_name(shard.index) in parts:
-            progress.skip(shard)
+            progress.skip(shard, units=shard.units)
             continue
-        pending[shard.index] = _missing_units(store, run, shard)
+        missing = pending[shard.index] = _missing_units(store, run, shard)
+        progress.skip(shard, units=shard.units - len(missing))
     if pending:
         store.remove(SUCCESS)
     speed, inferred = _label_units(run, engine, pending, attempt=1, progress=progress)
@@ -92,6 +93,8 @@ def _label_units(
             if not pending[result.shard]:
                 engine.commit(run, result.shard, attempt)
     engine.drain()
+    if missing := sum(map(len, pending.values())):
+        raise RuntimeError(f"{missing} units came to no result; the same command does them")
     return clock.speed(), clock.pictures
 
 

@@ -38,16 +38,15 @@ class Progress:
         self._total, self._total_cost = plan.total("pictures"), plan.total("cost")
         self._shards = {shard.index: shard for shard in plan.shards}
         self.tally = Tally(errors=plan.total("refused"), pictures=plan.total("refused"))
-        self.before = Tally()
         self._started = time.monotonic()
         self._recent: deque[tuple[float, int, float, int]] = deque()
         self._printed_at = 0.0
 
-    def skip(self, shard: Shard) -> None:
-        """Takes note of a shard that an earlier run has committed."""
-        for tally in (self.tally, self.before):
-            tally.pictures += shard.pictures - shard.refused
-            tally.cost += shard.cost
+    def skip(self, shard: Shard, *, units: int) -> None:
+        """Takes note of units of a shard that an earlier driver has done."""
+        share = units / shard.units if shard.units else 1.0
+        self.tally.pictures += round(share * (shard.pictures - shard.refused))
+        self.tally.cost += round(share * shard.cost)
 
     def add(self, result: UnitResult) -> None:
         """Takes note of a unit."""

@@ -34,5 +34,7 @@ def test_speed_and_time_left_follow_the_last_units(monkeypatch: pytest.MonkeyPat
 
 def test_shards_of_an_earlier_run_count_as_done() -> None:
     progress = Progress(Plan((SHARD,)), out=io.StringIO())
-    progress.skip(SHARD)
+    progress.skip(SHARD, units=5)
+    assert progress.line() == "60/110 pictures, 10 errors"
+    progress.skip(SHARD, units=5)
     assert progress.line() == "110/110 pictures, 10 errors"
