@@ -196,6 +196,10 @@ def _create_durably(path: Path, data: bytes) -> bool:
             path.hardlink_to(temporary)  # unlike a rename it does not replace
         except FileExistsError:
             return False
+        except OSError:  # a file system without links
+            if path.exists():
+                return False
+            temporary.replace(path)
     _sync_folder(path.parent)
     return True
 
