@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -161,8 +162,13 @@ class Ingress:
         return self._is_ready
 
 
-def build(options: ServeOptions) -> serve.Application:
-    """Returns the application; the entry point of Serve config files, with `args` as options."""
+def build(options: ServeOptions | Mapping[str, Any]) -> serve.Application:
+    """Returns the application; the entry point of Serve config files, with `args` as options.
+
+    Raises:
+        ValueError: An option does not exist, with the nearest that does, or makes no sense.
+    """
+    options = ServeOptions.model_validate(options)
     values = options.model_dump(mode="json")
     scaling, batching = options.scaling, options.batching
     quiet = {"enable_access_log": False}  # the app has one of its own

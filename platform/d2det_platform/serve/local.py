@@ -33,7 +33,8 @@ def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
 def serving(*, host: str, port: int) -> Iterator[str]:
     """Runs Ray Serve without an application and yields its address."""
     folder = Path(tempfile.mkdtemp(prefix="d2det-serve-"))
-    _set_environment(folder)
+    for name, value in serve_environment(folder).items():
+        os.environ.setdefault(name, value)  # what somebody has set holds
     import ray
     from ray import serve
 
@@ -91,9 +92,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _set_environment(folder: Path) -> None:
-    """What Ray Serve reads when it is imported; a value that is already there holds."""
-    values = {
+def serve_environment(folder: Path) -> dict[str, str]:
+    """Returns what Ray Serve reads from the environment when it is imported.
+
+    folder: for HAProxy's files.
+    """
+    return {
         # Requests go from HAProxy straight to the replicas: the default proxy, in Python, passes
         # 200 kB pictures at a tenth of the rate.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -112,5 +116,3 @@ def _set_environment(folder: Path) -> None:
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
-    for name, value in values.items():
-        os.environ.setdefault(name, value)

@@ -67,16 +67,18 @@ class Service:
             Problem: Of the request as a whole: busy, timeout, internal; or of its only picture.
         """
         self.courier.refuse_if_full(len(uploads))
-        if len(uploads) == 1:
-            return [await self._row(uploads[0], asked, deadline)]
-        tasks = [
-            asyncio.create_task(self._row_or_error(upload, asked, deadline)) for upload in uploads
-        ]
+        tasks: list[asyncio.Task[dict[str, Any]]] = []
         try:
+            if len(uploads) == 1:
+                return [await self._row(uploads[0], asked, deadline)]
+            tasks += [
+                asyncio.create_task(self._row_or_error(each, asked, deadline)) for each in uploads
+            ]
             return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
+            self._note()
 
     async def data_of(self, upload: Upload, limit: int, deadline: float) -> bytes:
         """Returns the encoded bytes of a picture, fetched where it came by address."""
@@ -93,6 +95,11 @@ class Service:
         """Returns the problem of a picture that cannot be used, having counted it."""
         self.recorder.add("d2det_rejects", reason=error.reason)
         return problems.of_decode_error(error)
+
+    def _note(self) -> None:
+        self.recorder.add("d2det_waiting", self.courier.waiting)
+        self.recorder.add("d2det_buffered_bytes", self.intake.held)
+        self.recorder.add("d2det_detectors", self.courier.replicas)
 
     async def _row_or_error(self, upload: Upload, asked: Asked, deadline: float) -> dict[str, Any]:
         try:
