@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow soak lint bench docs docs-serve clean ops wheel ops-check \
+.PHONY: setup demo test test-slow soak contract bench-serve lint bench docs docs-serve clean ops wheel ops-check \
 	ops-matrix lock sbom audit licences
 
 setup: $(STAMP)
@@ -41,6 +41,15 @@ ROUNDS ?= 20
 soak: setup
 	$(BIN)/python -m tests.platform.train.soak --kills $(KILLS)
 	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
+
+# Two thousand generated requests against the endpoint's description, every check.
+contract: setup
+	D2DET_CONTRACT_CASES=130 $(BIN)/python -m pytest -q tests/platform/serve/test_contract.py
+
+# The endpoint under load, roll-outs and kills: a quarter of an hour.
+bench-serve: setup
+	for part in overhead batching overload rollout kills slow; do \
+		$(BIN)/python benchmarks/serve.py $$part || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .
