@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +12,6 @@ from starlette.responses import Response
 
 from d2det import __version__
 from d2det_platform.serve import labelstudio, native, oip_routes, page, problems, scenes
-from d2det_platform.serve.asked import Asked
 from d2det_platform.serve.labelstudio import PredictRequest, SetupRequest
 from d2det_platform.serve.middleware import Gate
 from d2det_platform.serve.oip import InferRequest
@@ -45,7 +43,7 @@ def create_app(service: Service, *, sends_request_id: bool = True) -> FastAPI:
     app.add_middleware(
         Gate, keys=service.keys, recorder=service.recorder, sends_request_id=sends_request_id
     )
-    _describe_bodies(app, service)
+    _describe_bodies(app)
     return app
 
 
@@ -55,16 +53,11 @@ async def _of_problem(request: Request, error: Exception) -> Response:
 
 
 async def _of_validation(request: Request, error: Exception) -> Response:
-    """A parameter that makes no sense, by its name."""
+    """What FastAPI reads itself, parts of paths, makes no sense."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:]]
-    name = ".".join(place)
-    detail = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Asked.model_fields, n=1, cutoff=0.0)
-        detail = f"unknown parameter {name[:80]!r}; did you mean {near[0]!r}?"
-    problem = Problem("invalid_parameter", f"{name[:80]}: {detail}".lstrip(": "), parameter=name)
+    name = ".".join(str(part) for part in first["loc"][1:])[:80]
+    problem = Problem("invalid_parameter", f"{name}: {first['msg']}", parameter=name)
     return problems.response(problem, request.state.request_id)
 
 
@@ -77,7 +70,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
     return problems.response(problem, request.state.request_id)
 
 
-def _describe_bodies(app: FastAPI, service: Service) -> None:
+def _describe_bodies(app: FastAPI) -> None:
     """Puts the schemas of what routes read and answer by themselves into the description."""
     made = app.openapi
 
@@ -88,19 +81,6 @@ def _describe_bodies(app: FastAPI, service: Service) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
-        _say_limits(description, service)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _say_limits(description: dict[str, Any], service: Service) -> None:
-    """Says of parameters what this very server takes: which classes, how many detections."""
-    for path in description["paths"].values():
-        for operation in path.values():
-            for parameter in operation.get("parameters", ()):
-                schema = parameter["schema"]
-                if parameter["name"] == "classes":
-                    schema["items"]["enum"] = [c.name for c in service.info.categories]
-                elif parameter["name"] == "max_detections":
-                    schema["anyOf"][0]["maximum"] = service.limits.max_detections

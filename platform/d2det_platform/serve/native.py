@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from d2det_platform.serve.asked import Asked, Format, check
 from d2det_platform.serve.bodies import uploads_of
 from d2det_platform.serve.deadlines import deadline_of
 from d2det_platform.serve.problems import Problem
+from d2det_platform.serve.query import describe_query, read_query
 from d2det_platform.serve.schemas import ModelAnswer, detect_responses, problem_responses
 from d2det_platform.serve.service import Service
 
@@ -30,16 +31,17 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/v1/detect",
         response_model=None,
-        openapi_extra=picture_body(service, several=True),
+        openapi_extra=described(service, Asked, several=True),
         responses=detect_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
         summary="Find objects in one or several pictures",
     )
-    async def detect(request: Request, asked: Annotated[Asked, Query()]) -> Response:
+    async def detect(request: Request) -> Response:
         """Takes a picture as the raw body, several as multipart/form-data, or JSON.
 
         Of several pictures each stands for itself: one that cannot be read has an `error`, unless
         none can.
         """
+        asked = read_query(request.query_params, Asked)
         check(asked, service.limits, service.info)
         deadline = deadline_of(request, service.limits)
         with service.intake.holding() as held:
@@ -112,8 +114,8 @@ def _raise_if_none(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def picture_body(service: Service, *, several: bool) -> dict[str, Any]:
-    """Returns the description of a body that holds a picture, or several where that is allowed."""
+def described(service: Service, asked: type[Asked], *, several: bool) -> dict[str, Any]:
+    """Returns the description of a query, and of a body of one picture or several."""
     kinds = [*(f"image/{kind}" for kind in _RAW), "application/octet-stream"]
     content: dict[str, Any] = {kind: {"schema": _BINARY} for kind in kinds}
     picture = {"type": "string", "format": "base64-picture"}
@@ -137,7 +139,12 @@ def picture_body(service: Service, *, several: bool) -> dict[str, Any]:
             "schema": {"type": "object", "required": ["file"], "properties": {"file": files}},
             "encoding": {"file": {"contentType": "image/jpeg"}},
         }
-    return {"requestBody": {"required": True, "content": content}}
+    names = [category.name for category in service.info.categories]
+    most = service.limits.max_detections
+    return {
+        "parameters": describe_query(asked, classes=names, max_detections=most),
+        "requestBody": {"required": True, "content": content},
+    }
 
 
 def model_name(service: Service) -> dict[str, str]:

@@ -12,10 +12,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -25,8 +25,9 @@ from d2det.inference.windows import ArrayScene, Window, WindowDetections
 from d2det_platform.serve import formats, problems
 from d2det_platform.serve.asked import MIN_TILE, Asked, check, windows_of
 from d2det_platform.serve.bodies import Held, uploads_of
-from d2det_platform.serve.native import as_json, model_name, picture_body
+from d2det_platform.serve.native import as_json, described, model_name
 from d2det_platform.serve.problems import Problem
+from d2det_platform.serve.query import read_query
 from d2det_platform.serve.schemas import detect_responses
 from d2det_platform.serve.service import Service
 from d2det_platform.serve.windows import look, merge
@@ -63,12 +64,13 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/v1/scenes",
         response_model=None,
-        openapi_extra=picture_body(service, several=False),
+        openapi_extra=described(service, SceneAsked, several=False),
         responses=detect_responses(400, 408, 413, 415, 422, 429, 500, 503, 504),
         summary="Find objects in a large picture, window by window",
     )
-    async def scenes(request: Request, asked: Annotated[SceneAsked, Query()]) -> Response:
+    async def scenes(request: Request) -> Response:
         """Takes a picture, or the address of one where the server allows that."""
+        asked = read_query(request.query_params, SceneAsked)
         check(asked, service.limits, service.info)
         if places.locked():
             service.recorder.add("d2det_rejects", reason="scenes")
