@@ -87,10 +87,10 @@ ops-matrix: setup
 # The documentation below build/site, links checked; `make docs-serve` shows it while you write.
 docs: setup
 	$(BIN)/python docs/make_reference.py
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs-serve: docs
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # Every version with its hashes, for images that take nothing else (pip install --require-hashes).
 TOOLS := build/tools

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,17 +181,20 @@ def _split(path: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def _images_of(annotations: Path, source: Path, *, beside: Path) -> Path:
-    """The folder below `source` in which the first picture of an annotation file is."""
-    images = json.loads(annotations.read_text())["images"]
-    if not images:
+    """The folder below `source` in which the pictures of an annotation file are.
+
+    Parts often use the same file names, so a folder that is named like the annotations comes first.
+    """
+    names = [image["file_name"] for image in json.loads(annotations.read_text())["images"]]
+    if not names:
         raise ValueError(f"{annotations} names no pictures")
-    name = images[0]["file_name"]
-    for folder in _candidates(source, beside.parent):
-        if (folder / name).is_file():
+    folders = [folder for folder in sorted(source.rglob("*")) if folder.is_dir()]
+    alike = [folder for folder in folders if folder.name.lower() in beside.stem.lower()]
+    near = [beside.parent, beside.parent / "images", source, source / "images"]
+    for folder in (*alike, *near, *folders):
+        if all((folder / name).is_file() for name in names):
             return folder
-    raise ValueError(f"{source}: no folder below it holds {name}, which {annotations.name} names")
-
-
-def _candidates(source: Path, beside: Path) -> Iterator[Path]:
-    yield from (beside, beside / "images", source, source / "images")
-    yield from sorted(path for path in source.rglob("*") if path.is_dir())
+    raise ValueError(
+        f"{source}: no folder below it holds {names[0]} and the other pictures that "
+        f"{annotations.name} names"
+    )
