@@ -78,6 +78,12 @@ class Courier:
         return max(1, len(self._seen))
 
     @property
+    def has_heard(self) -> bool:
+        """Whether any detector answered of late."""
+        oldest = time.monotonic() - FORGET_REPLICA_S
+        return any(at > oldest for at in self._seen.values())
+
+    @property
     def waiting(self) -> int:
         """Pictures that wait for a call."""
         return self._batcher.waiting

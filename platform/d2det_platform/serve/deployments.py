@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from ray import serve
 from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.serve.exceptions import (
@@ -33,7 +34,13 @@ logger = logging.getLogger(__name__)
 LABEL_STUDIO_TOKEN = "D2DET_LABEL_STUDIO_TOKEN"
 """Environment variable with the token for pictures that Label Studio keeps; it is no option, since
 options appear in Serve's status."""
-_LOST = (RayActorError, ActorUnavailableError, ReplicaUnavailableError, RequestCancelledError)
+_LOST = (
+    RayActorError,
+    ActorUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+    grpc.RpcError,
+)
 _READY_FOR_S = 1.0
 """A found readiness holds for this long."""
 _READY_TIMEOUT_S = 3.0
@@ -112,10 +119,11 @@ class Ingress:
         from d2det_platform.serve.service import Service
 
         options, recorder = self._options, self._recorder
+        self._courier = Courier(self._call, options.batching, recorder)
         service = Service(
             options=options,
             info=describe(options.weights, options.model, options.name, options.predict),
-            courier=Courier(self._call, options.batching, recorder),
+            courier=self._courier,
             keys=None if options.keys is None else Keys(options.keys),
             recorder=recorder,
             ready=self._ready,
@@ -149,8 +157,8 @@ class Ingress:
         if self._engine is not None:
             return True
         assert self._detector is not None
-        if self._options.scaling.min_replicas == 0:
-            return True  # asking would start one
+        if self._options.scaling.min_replicas == 0 or self._courier.has_heard:
+            return True  # asking would start one, or stand in a queue with everybody
         now = time.monotonic()
         if now - self._asked_at > _READY_FOR_S:
             self._asked_at = now

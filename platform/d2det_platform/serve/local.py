@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
+
 from d2det_platform.cluster import connect
+from d2det_platform.serve import problems
 from d2det_platform.serve.options import ServeOptions
 
 OBJECT_STORE_BYTES = 150_000_000
@@ -60,6 +63,7 @@ def deploy(options: ServeOptions, *, name: str = "d2det", prefix: str = "/") -> 
     from d2det_platform.serve.deployments import build
 
     serve.run(build(options), name=name, route_prefix=prefix)
+    _let_the_proxy_answer_alike()
 
 
 def is_loopback(host: str) -> bool:
@@ -116,3 +120,23 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
+
+
+def _let_the_proxy_answer_alike() -> None:
+    """Replaces what HAProxy says when no replica takes a request: a problem, not a plain 500.
+
+    It reads the file whenever replicas come or go.
+    """
+    place = Path(os.environ["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).with_name("500.http")
+    if not place.is_file():
+        return
+    problem = problems.unavailable("no process takes this request now", retry_after_s=1)
+    body = orjson.dumps(problem.body(""))
+    headers = {
+        "Content-Type": problems.MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        **problem.headers,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    place.write_bytes(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
