@@ -13,6 +13,9 @@ import torch
 from d2det_platform.train.apart import score_apart
 from d2det_platform.train.options import TrainOptions
 
+EVALUATION_PATIENCE_S = 600.0
+"""How long the end of a run waits for an evaluation elsewhere before it scores by itself."""
+
 
 class Host(Protocol):
     """The world around one rank."""
@@ -30,7 +33,13 @@ class Host(Protocol):
         """Starts the evaluation of the weights of `step` elsewhere; returns a handle of it."""
 
     def is_over(self, handle: Any, *, wait: bool) -> bool:
-        """Returns whether that evaluation has ended, well or not; waits for it if asked to."""
+        """Returns whether that evaluation has ended, well or not; waits for it if asked to.
+
+        It waits `EVALUATION_PATIENCE_S`, as the place it needs may be the one that waits here.
+        """
+
+    def give_up(self, handle: Any) -> None:
+        """Ends that evaluation."""
 
 
 class RayHost:
@@ -63,8 +72,12 @@ class RayHost:
 
     def is_over(self, handle: Any, *, wait: bool) -> bool:
         """See `Host`."""
-        over, _ = ray.wait([handle], timeout=None if wait else 0)
+        over, _ = ray.wait([handle], timeout=EVALUATION_PATIENCE_S if wait else 0)
         return bool(over)
+
+    def give_up(self, handle: Any) -> None:
+        """See `Host`."""
+        ray.cancel(handle, force=True)
 
 
 class PlainHost:
@@ -88,6 +101,9 @@ class PlainHost:
     def is_over(self, handle: Any, *, wait: bool) -> bool:
         """It was over when it began."""
         return True
+
+    def give_up(self, handle: Any) -> None:
+        """There is nothing to end."""
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -72,14 +72,7 @@ def first_plan(
         ]
     )
     if ranks.is_first:
-        logger.info(
-            "probe: %s; pictures per step %s",
-            ", ".join(
-                f"{found.images_per_s:.2f} images/s at {found.image_bytes / 1e6:.0f} MB each"
-                for found in probes
-            ),
-            balance.plan.images_per_rank,
-        )
+        _tell(probes, limits, balance.plan.images_per_rank)
 
 
 def measure(
@@ -111,6 +104,23 @@ def measure(
         image_bytes=image_bytes,
         max_images=max(room // image_bytes, 1),
     )
+
+
+def _tell(probes: Sequence[Probe], limits: Sequence[int], shares: Sequence[int]) -> None:
+    """Says what was measured, and which ranks have too little memory for their share at once."""
+    figures = ", ".join(
+        f"{found.images_per_s:.2f} images/s at {found.image_bytes / 1e6:.0f} MB each"
+        for found in probes
+    )
+    logger.info("probe: %s; pictures per step %s", figures, tuple(shares))
+    for rank, (share, limit) in enumerate(zip(shares, limits, strict=True)):
+        if share > limit:
+            logger.warning(
+                "rank %d holds %d pictures at once: its %d take several passes, a third longer",
+                rank,
+                limit,
+                share,
+            )
 
 
 def _probe(

@@ -82,7 +82,11 @@ class Scoring:
         for step in list(self._pending):
             handle = self._handles.get(step)
             if handle is not None and not self._host.is_over(handle, wait=wait):
-                continue
+                if not wait:
+                    continue
+                logger.warning("step %d is evaluated here: no place was free elsewhere", step)
+                self._host.give_up(handle)
+                apart.score_apart(self._options.model_dump(mode="json"), step)
             self._handles.pop(step, None)
             self._pending.remove(step)
             evaluation = apart.result_of(self._store, step)

@@ -29,6 +29,7 @@ class Elsewhere(PlainHost):
     def __init__(self, *, is_lazy: bool = False) -> None:
         self.started: list[int] = []
         self.is_lazy = is_lazy
+        self.is_stuck = False
 
     def has_room(self, options: TrainOptions) -> bool:
         return True
@@ -38,7 +39,7 @@ class Elsewhere(PlainHost):
         return step
 
     def is_over(self, handle: Any, *, wait: bool) -> bool:
-        return wait or not self.is_lazy
+        return (wait and not self.is_stuck) or not self.is_lazy
 
 
 @pytest.fixture
@@ -111,6 +112,20 @@ def test_a_restart_takes_over_what_was_under_way(options: TrainOptions) -> None:
     leave_result(options, 6, 0.7)
     again.scoring.collect()
     assert again.published == [(3, 0.5), (6, 0.7)]
+
+
+def test_an_evaluation_that_finds_no_place_is_made_here_in_the_end(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Elsewhere(is_lazy=True)
+    host.is_stuck = True
+    book = Book(options, host, {})
+    book.scoring.after_epoch(1, 3, lambda: b"three")
+    monkeypatch.setattr(apart, "score_apart", lambda _, step: leave_result(options, step, 0.5))
+    book.scoring.collect()
+    assert book.published == []
+    book.scoring.collect(wait=True)
+    assert book.published == [(3, 0.5)]
 
 
 def test_an_evaluation_that_fails_does_not_end_the_run(
