@@ -83,13 +83,22 @@ def measure(case: Case) -> Result:
 
 
 def report(title: str, cases: Iterable[Case], path: Path | None = None) -> list[Result]:
-    """Measures the cases, prints a table row for each comparison and writes them as JSON."""
+    """Measures the cases and prints a table row for each comparison.
+
+    Every case is told and written to the JSON file as soon as it is measured: some take minutes.
+    """
     console = Console(width=120)
     table = Table("case", "ours ms", "against", "ms", "ratio", "wanted", title=title)
     results = []
     for case in cases:
         result = measure(case)
         results.append(result)
+        ratios = (f"{other['ratio']:.2f} x {name}" for name, other in result.others.items())
+        print(f"{result.name}: {result.ours_ms:.2f} ms; {', '.join(ratios)}", flush=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [{"name": r.name, "ours_ms": r.ours_ms, "others": r.others} for r in results]
+            path.write_text(json.dumps({"title": title, "results": rows}, indent=1))
         for index, (name, other) in enumerate(result.others.items()):
             wanted = "" if other["wanted"] is None else f">= {other['wanted']:g}"
             table.add_row(
@@ -101,10 +110,6 @@ def report(title: str, cases: Iterable[Case], path: Path | None = None) -> list[
                 wanted + ("" if other["met"] else "  MISSED"),
             )
     console.print(table)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{"name": r.name, "ours_ms": r.ours_ms, "others": r.others} for r in results]
-        path.write_text(json.dumps({"title": title, "results": rows}, indent=1))
     return results
 
 
