@@ -114,7 +114,7 @@ class _Clock:
 
     def add(self, result: UnitResult) -> None:
         """Takes note of a unit that is done."""
-        if not result.windows:  # it was staged already
+        if not result.is_new:
             return
         self._last = time.monotonic()
         self._first = self._first or self._last - result.seconds

@@ -49,17 +49,19 @@ _HOPELESS = 4
 class UnitResult:
     """What became of a unit.
 
-    pictures, windows: in it; none where it was staged already.  errors: rows.
-    megapixels: decoded.  seconds: from the first byte to the staged file.
+    is_new: whether it was predicted now; else its file was there.
+    pictures, windows: in it.  errors: rows of its pictures, where it is new.
+    megapixels: decoded now.  seconds: from the first byte to the staged file.
     """
 
     shard: int
     unit: int
+    is_new: bool
     pictures: int
     windows: int
-    errors: int
-    megapixels: float
-    seconds: float
+    errors: int = 0
+    megapixels: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,12 @@ class Worker:
         """
         start = time.perf_counter()
         name = self._run.layout.staged(ref.shard, ref.unit, attempt)
-        if self._store.exists(name):
-            return UnitResult(ref.shard, ref.unit, 0, 0, 0, 0.0, 0.0)
-        is_careful = self._suspects is not None and self._suspects.take(ref)
         frames = self._frames(ref, attempt)
+        pictures = len({f.row for f in frames if not is_scene(f.picture)})
+        windows = sum(1 if is_scene(f.picture) else f.picture["windows"] for f in frames)
+        if self._store.exists(name):
+            return UnitResult(ref.shard, ref.unit, False, pictures, windows)
+        is_careful = self._suspects is not None and self._suspects.take(ref)
         num_bytes = sum(3 * f.window.width * f.window.height for f in frames)
         with self._budget.taken(num_bytes):
             contents = self._decode(frames)
@@ -150,8 +154,9 @@ class Worker:
         return UnitResult(
             shard=ref.shard,
             unit=ref.unit,
-            pictures=len({f.row for f in frames if not is_scene(f.picture)}),
-            windows=sum(1 if is_scene(f.picture) else f.picture["windows"] for f in frames),
+            is_new=True,
+            pictures=pictures,
+            windows=windows,
             errors=errors,
             megapixels=megapixels,
             seconds=time.perf_counter() - start,

@@ -15,7 +15,9 @@ SHARD = Shard(
 
 
 def unit(number: int) -> UnitResult:
-    return UnitResult(0, number, pictures=10, windows=10, errors=1, megapixels=20.0, seconds=1.0)
+    return UnitResult(
+        0, number, True, pictures=10, windows=10, errors=1, megapixels=20.0, seconds=1.0
+    )
 
 
 def test_speed_and_time_left_follow_the_last_units(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,7 @@ def test_a_dry_run_prints_the_plan_that_is_then_followed(
     assert (plan.read_bytes(), plan.stat().st_mtime_ns) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_picture_that_kills_the_model_is_found_and_given_up(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake", 12)
@@ -104,6 +105,7 @@ def test_a_picture_that_kills_the_model_is_found_and_given_up(tmp_path: Path) ->
     assert all(row["error"] is None for row in rows.values())
 
 
+@pytest.mark.slow
 def test_kills_change_nothing() -> None:
     """One round of the soak: a worker and a driver die. `make soak` does many."""
     command = [sys.executable, "-m", "tests.platform.label.soak"]
