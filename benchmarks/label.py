@@ -334,6 +334,9 @@ class _stubbed_units:  # noqa: N801 - used as a context
             def launch(self) -> None:
                 pass
 
+            def wait(self) -> None:
+                pass
+
             def close(self) -> None:
                 pass
 

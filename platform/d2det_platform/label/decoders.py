@@ -80,6 +80,15 @@ class Decoders:
         for process in self._processes:
             process.launch()
 
+    def wait(self) -> None:
+        """Returns when all processes have started.
+
+        Raises:
+            RuntimeError: one does not.
+        """
+        for process in self._processes:
+            process.wait()
+
     def read(self, requests: Sequence[Request]) -> Iterator[Content]:
         """Yields the pixels of each request, or why there are none."""
         futures: list[Future[Content]] = [
@@ -164,6 +173,10 @@ class _Process:
             env=_environment(),
             start_new_session=True,  # Ctrl-C is for the driver
         )
+
+    def wait(self) -> None:
+        """Returns when the process is ready, started now if need be."""
+        self._started()
 
     def ask(
         self, message: dict[str, Any], timeout_s: float, data: bytes | None = None

@@ -119,6 +119,7 @@ class Worker:
         )
         self._decoders.launch()  # they start while the model is loaded
         self._model: Model = load_model(options, run.model, batch_pixels=self._batch_pixels)
+        self._decoders.wait()
         self._budget = _Budget(2 * options.decoded_mb << 20)
         self._predicting = threading.Lock()
         self._manifest = lru_cache(maxsize=4)(self._read_manifest)

@@ -66,6 +66,9 @@ class DecodersHere:
     def launch(self) -> None:
         pass
 
+    def wait(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
