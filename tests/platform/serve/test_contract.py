@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -39,6 +40,13 @@ async def from_this_machine(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", from_this_machine)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _counted() -> Iterator[None]:
+    yield
+    ENGINE.close()
+    print(f"\n{SERVICE.recorder.total('d2det_requests'):.0f} generated requests")
 
 
 @schema.parametrize()
