@@ -63,7 +63,9 @@ class Intake:
         Raises:
             Problem: too_large, slow_body, unsupported_media_type, malformed or unavailable.
         """
-        limit = limit or self._limits.max_body_bytes
+        usual = self._limits.max_body_bytes
+        limit = limit or usual
+        seconds = self._limits.body_timeout_s * max(1, limit / usual)
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "") and encoding not in _WINDOW_BITS:
             raise Problem(
@@ -75,7 +77,7 @@ class Intake:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
+            async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > limit:

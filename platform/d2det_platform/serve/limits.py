@@ -24,7 +24,8 @@ class Limits(Config):
     timeout_s: float = Field(default=30.0, gt=0)
     """From the first byte to the answer; a client may ask for less, not for more."""
     body_timeout_s: float = Field(default=20.0, gt=0)
-    """A body that has not arrived after this is given up."""
+    """A body that has not arrived after this is given up; scenes have longer, as their limit is
+    larger."""
     max_buffered_bytes: int = Field(default=512_000_000, ge=1)
     """Bodies that one ingress process holds at once."""
     max_scene_bytes: int = Field(default=500_000_000, ge=1)

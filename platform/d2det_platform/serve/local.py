@@ -116,6 +116,8 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+        # A client that says nothing may hold a connection for so long: Ray's default is an hour.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "960",
         # How often load is reported for autoscaling.
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
