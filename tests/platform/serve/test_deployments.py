@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from d2det_platform.serve import deployments
+from d2det_platform.serve.auth import new_key
 from d2det_platform.serve.courier import Courier, ReplicaLost
-from d2det_platform.serve.deployments import Ingress, build
+from d2det_platform.serve.deployments import Detector, Ingress, build
 from d2det_platform.serve.messages import Answer, Job, Reply
+from d2det_platform.serve.metrics import MemoryRecorder
 from d2det_platform.serve.options import ServeOptions
-from tests.platform.serve.endpoint import options
+from tests.platform.serve.endpoint import jpeg, options
 
 
 class Handle:
@@ -106,3 +112,46 @@ def test_detectors_can_scale_to_zero() -> None:
     detector = app._bound_deployment.init_args[1]._bound_deployment
     scaling = detector._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.initial_replicas) == (0, 1)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "split"])
+def test_the_replicas_serve_pictures_whether_together_or_apart(
+    together: bool, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that replicas do, but for Ray between them."""
+    monkeypatch.setattr(deployments, "RayRecorder", MemoryRecorder)
+    monkeypatch.setattr(deployments, "_log_like_serve", lambda: None)
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    monkeypatch.setattr(deployments.serve, "get_replica_context", lambda: context)
+    keys = tmp_path / "keys"
+    key, line = new_key("tests")
+    keys.write_text(line)
+    options = ServeOptions(weights=small_weights, keys=keys, warm_up_s=0)
+    values = options.model_dump(mode="json")
+
+    class Direct:
+        """A handle to a detector in this process."""
+
+        def __init__(self, detector: Detector) -> None:
+            self.run = SimpleNamespace(remote=detector.run)
+            self.is_ready = SimpleNamespace(remote=detector.is_ready)
+
+    async def check() -> None:
+        detector = None if together else Detector(values)
+        made = Ingress(values, None if detector is None else Direct(detector))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(made.__serve_build_asgi_app__())
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://anywhere", headers=headers
+        ) as http:
+            answer = await http.post("/v1/detect", content=jpeg(50, 70))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["images"][0]["detections"]
+            assert "x-request-id" not in answer.headers  # Serve adds it
+            assert (await http.get("/readyz")).status_code == 200
+            assert (await http.get("/v1/model")).json()["preset"] == "small"
+        await made.check_health()
+        if detector is not None:
+            await detector.check_health()
+
+    asyncio.run(check())
