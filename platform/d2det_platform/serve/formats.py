@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from d2det_platform.serve.asked import Format
+from d2det_platform.serve.georeference import Georeference
 
 Row = dict[str, Any]
 Convert = Callable[[Sequence[Row], int, str, float], Any]
@@ -24,6 +25,19 @@ def convert(
 ) -> Any:
     """Returns rows in a form other than native."""
     return _FORMS[form](rows, first_id, version, time_s)
+
+
+def on_the_map(collection: Row, place: Georeference) -> Row:
+    """Returns a collection of pixel polygons in longitude and latitude.
+
+    Raises:
+        ValueError: The coordinate system cannot be turned into those.
+    """
+    features = []
+    for feature in collection["features"]:
+        rings = [place.lon_lat(ring) for ring in feature["geometry"]["coordinates"]]
+        features.append({**feature, "geometry": {"type": "Polygon", "coordinates": rings}})
+    return {**collection, "frame": "EPSG:4326", "features": features}
 
 
 def compact(found: Row) -> Row:

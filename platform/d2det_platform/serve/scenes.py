@@ -8,6 +8,7 @@ Other clients get the result alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from d2det.inference.windows import ArrayScene, Window, WindowDetections
 from d2det_platform.serve import formats, problems
 from d2det_platform.serve.asked import MIN_TILE, Asked, check, windows_of
 from d2det_platform.serve.bodies import Held, uploads_of
+from d2det_platform.serve.georeference import Georeference, read_georeference
 from d2det_platform.serve.native import as_json, described, model_name
 from d2det_platform.serve.problems import Problem
 from d2det_platform.serve.query import read_query
@@ -79,9 +81,9 @@ def router(service: Service) -> APIRouter:
         release = _Once(places.release)
         try:
             deadline = request.state.start + service.limits.scene_timeout_s
-            scene, name = await _open(service, request, deadline)
+            scene, name, place = await _open(service, request, deadline)
             windows = windows_of(scene.size, asked, service.limits)
-            events = _work(service, request, scene, name, windows, asked, deadline)
+            events = _work(service, request, scene, name, place, windows, asked, deadline)
             if EVENTS in request.headers.get("accept", ""):
                 stream = StreamingResponse(_stream(events, request, release), media_type=EVENTS)
                 stream.headers["X-Accel-Buffering"] = "no"
@@ -110,8 +112,10 @@ class _Once:
             call()
 
 
-async def _open(service: Service, request: Request, deadline: float) -> tuple[ArrayScene, str]:
-    """The pixels of the scene, and its name; the bytes it came as are let go."""
+async def _open(
+    service: Service, request: Request, deadline: float
+) -> tuple[ArrayScene, str, Georeference | None]:
+    """The pixels of the scene, its name and its place; the bytes it came as are let go."""
     limits = service.limits
     with service.intake.holding() as held:
         body = await service.intake.read(request, held, limits.max_scene_bytes)
@@ -121,11 +125,14 @@ async def _open(service: Service, request: Request, deadline: float) -> tuple[Ar
         data = await service.data_of(uploads[0], limits.max_scene_bytes, deadline)
         _count(held, len(data), body)
         try:
-            check_header(read_header(BytesIO(data)), limits.scene())
+            header = read_header(BytesIO(data))
+            check_header(header, limits.scene())
             pixels = await asyncio.to_thread(decode_image, data, limits.scene())
         except DecodeError as error:
             raise service.refused(error) from None
-    return ArrayScene(pixels), uploads[0].name
+    is_plain_tiff = header.format == "tiff" and header.orientation == 1
+    place = read_georeference(data) if is_plain_tiff else None
+    return ArrayScene(pixels), uploads[0].name, place
 
 
 def _count(held: Held, size: int, body: bytes) -> None:
@@ -138,6 +145,7 @@ async def _work(
     request: Request,
     scene: ArrayScene,
     name: str,
+    place: Georeference | None,
     windows: Sequence[Window],
     asked: SceneAsked,
     deadline: float,
@@ -165,7 +173,8 @@ async def _work(
     found = await merge(results, scene.size)
     row = await asyncio.to_thread(service.row_of, name, found, asked)
     request.state.log = {"pictures": 1, "windows": len(windows)}
-    yield Event("result", _result(service, request, row, asked))
+    answer = await asyncio.to_thread(_result, service, request, row, place, asked)
+    yield Event("result", answer)
 
 
 def _boxes(service: Service, result: WindowDetections, asked: SceneAsked) -> list[dict[str, Any]]:
@@ -175,7 +184,11 @@ def _boxes(service: Service, result: WindowDetections, asked: SceneAsked) -> lis
 
 
 def _result(
-    service: Service, request: Request, row: dict[str, Any], asked: SceneAsked
+    service: Service,
+    request: Request,
+    row: dict[str, Any],
+    place: Georeference | None,
+    asked: SceneAsked,
 ) -> dict[str, Any]:
     seconds = time.monotonic() - request.state.start
     if asked.format != "native":
@@ -183,6 +196,9 @@ def _result(
         converted = formats.convert(
             asked.format, [row], first_id=asked.image_id, version=version, time_s=seconds
         )
+        if asked.format == "geojson" and place is not None:
+            with contextlib.suppress(ValueError, ImportError):  # then they stay pixels, and say so
+                converted = formats.on_the_map(converted, place)
         return converted if isinstance(converted, dict) else {"results": converted}
     return {
         "version": 1,
