@@ -13,7 +13,7 @@ from pydantic import Field
 
 from d2det.config import Config
 from d2det_platform.serve.auth import new_key, read_keys
-from d2det_platform.serve.local import is_loopback, refuse_taken_port, running
+from d2det_platform.serve.local import is_loopback, refuse_taken_port, running, starts_cluster
 from d2det_platform.serve.model import describe
 from d2det_platform.serve.options import ServeCommand, ServeOptions
 
@@ -69,7 +69,8 @@ def refuse_early(options: ServeCommand) -> None:
                 f"{options.host} can be reached from outside and Ray's token is off, so anybody "
                 "could run code here: unset RAY_AUTH_MODE"
             )
-    refuse_taken_port(options.host, options.port)
+    if starts_cluster():
+        refuse_taken_port(options.host, options.port)
 
 
 def run_key(options: KeyCommand) -> int:

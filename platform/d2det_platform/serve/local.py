@@ -20,6 +20,7 @@ from d2det_platform.serve.options import ServeOptions
 
 OBJECT_STORE_BYTES = 150_000_000
 """Pictures do not go through the object store."""
+_deployed: set[str] = set()
 DRAIN_S = "2"
 """On one machine the proxy learns at once of a replica that goes; Ray's default is 30 s."""
 
@@ -34,10 +35,15 @@ def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
 
 @contextmanager
 def serving(*, host: str, port: int) -> Iterator[str]:
-    """Runs Ray Serve without an application and yields its address."""
+    """Runs Ray Serve without an application and yields its address.
+
+    On a cluster that RAY_ADDRESS names, Serve may be running for others: only what we deployed is
+    taken away in the end, and Serve's own address and environment hold.
+    """
     folder = Path(tempfile.mkdtemp(prefix="d2det-serve-"))
-    for name, value in serve_environment(folder).items():
-        os.environ.setdefault(name, value)  # what somebody has set holds
+    if starts_cluster():
+        for name, value in serve_environment(folder).items():
+            os.environ.setdefault(name, value)  # what somebody has set holds
     import ray
     from ray import serve
 
@@ -51,8 +57,13 @@ def serving(*, host: str, port: int) -> Iterator[str]:
         yield f"http://{'[' + host + ']' if ':' in host else host}:{port}"
     finally:
         if ray.is_initialized():
-            serve.shutdown()
+            if starts_cluster():
+                serve.shutdown()
+            else:
+                for name in _deployed:
+                    serve.delete(name)
             ray.shutdown()
+        _deployed.clear()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -62,8 +73,14 @@ def deploy(options: ServeOptions, *, name: str = "d2det", prefix: str = "/") -> 
 
     from d2det_platform.serve.deployments import build
 
+    _deployed.add(name)
     serve.run(build(options), name=name, route_prefix=prefix)
     _let_the_proxy_answer_alike()
+
+
+def starts_cluster() -> bool:
+    """Returns whether a cluster of this machine is started, rather than one joined."""
+    return os.environ.get("RAY_ADDRESS", "local") in ("", "local")
 
 
 def is_loopback(host: str) -> bool:
@@ -129,8 +146,8 @@ def _let_the_proxy_answer_alike() -> None:
 
     It reads the file whenever replicas come or go.
     """
-    place = Path(os.environ["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).with_name("500.http")
-    if not place.is_file():
+    config = os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC")
+    if config is None or not (place := Path(config).with_name("500.http")).is_file():
         return
     problem = problems.unavailable("no process takes this request now", retry_after_s=1)
     body = orjson.dumps(problem.body(""))

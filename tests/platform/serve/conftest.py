@@ -20,7 +20,7 @@ from d2det.structures import Category
 from d2det_platform.serve.local import free_port
 from tests.d2det.models.small import CONFIG, small_detector
 
-START_S = 120
+START_S = 300
 
 
 @dataclass
