@@ -73,6 +73,7 @@ class Batcher(Generic[Item, Result]):
     cost: of an item, in the unit of `max_cost`; a batch holds one item at least.
     key: items of different keys never share a batch.
     max_items, max_cost: of a batch.
+    max_batch_s: a batch holds no more than what takes so long by the speed of late.
     in_flight: batches that may run at once, asked anew each time.
     max_waiting: items that may wait, asked anew each time.
     """
@@ -82,6 +83,7 @@ class Batcher(Generic[Item, Result]):
     key: Callable[[Item], Hashable] = lambda item: None
     max_items: int = 16
     max_cost: float = float("inf")
+    max_batch_s: float = float("inf")
     in_flight: Callable[[], int] = lambda: 1
     max_waiting: Callable[[], int] = lambda: 64
     clock: Callable[[], float] = time.monotonic
@@ -92,6 +94,7 @@ class Batcher(Generic[Item, Result]):
         self._background: deque[Entry[Item, Result]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._recent_s_per_item = 0.0
+        self._running_items = 0
         self._turn = 0
         self._is_due = False
 
@@ -104,25 +107,35 @@ class Batcher(Generic[Item, Result]):
     def room(self) -> int:
         """Items that may still come: into batches that could start at once, or into the queue."""
         self._forget_abandoned(self._urgent)
-        at_once = max(0, self.in_flight() - len(self._running)) * self.max_items
+        at_once = max(0, self.in_flight() - len(self._running)) * self.batch_limit
         return at_once + self.max_waiting() - len(self._urgent)
+
+    @property
+    def batch_limit(self) -> int:
+        """Items of a batch, as many as fit into `max_batch_s`."""
+        if self._recent_s_per_item == 0:
+            return self.max_items
+        return max(1, int(min(self.max_items, self.max_batch_s / self._recent_s_per_item)))
 
     @property
     def running(self) -> int:
         """Batches that run."""
         return len(self._running)
 
-    async def submit(self, item: Item, *, deadline: float, background: bool = False) -> Result:
+    async def submit(
+        self, item: Item, *, deadline: float, background: bool = False, admitted: bool = False
+    ) -> Result:
         """Returns the result of an item.
 
         deadline: on the batcher's clock.
         background: waits behind everybody else.
+        admitted: takes a place whether or not there is one.
 
         Raises:
-            Full: There is no place in the queue.
+            Full: There is no place in the queue, or no hope to be in time.
             TimeoutError: The deadline passed.
         """
-        if not background and self.room <= 0:
+        if not background and not admitted and (self.room <= 0 or self._is_hopeless(deadline)):
             self.counts.rejected += 1
             raise Full(self.expected_wait_s())
         loop = asyncio.get_running_loop()
@@ -150,7 +163,12 @@ class Batcher(Generic[Item, Result]):
 
     def expected_wait_s(self) -> float:
         """Returns how long an item that came now would wait, by the speed of late."""
-        return (self.waiting + 1) * self._recent_s_per_item
+        return (self.waiting + self._running_items + 1) * self._recent_s_per_item
+
+    def _is_hopeless(self, deadline: float) -> bool:
+        now = self.clock()
+        is_busy = len(self._running) >= self.in_flight()
+        return is_busy and now < deadline < now + self.expected_wait_s()
 
     def _pump(self) -> None:
         self._is_due = False
@@ -168,7 +186,8 @@ class Batcher(Generic[Item, Result]):
         first = queue.popleft()
         batch, cost = [first], first.cost
         left: deque[Entry[Item, Result]] = deque()
-        while queue and len(batch) < self.max_items:
+        limit = self.batch_limit
+        while queue and len(batch) < limit:
             entry = queue.popleft()
             if entry.key == first.key and cost + entry.cost <= self.max_cost:
                 batch.append(entry)
@@ -196,6 +215,7 @@ class Batcher(Generic[Item, Result]):
     async def _carry_out(self, batch: list[Entry[Item, Result]]) -> None:
         self.counts.batches += 1
         self.counts.items += len(batch)
+        self._running_items += len(batch)
         task = asyncio.current_task()
         assert task is not None
         remaining = {entry.future for entry in batch}
@@ -222,13 +242,16 @@ class Batcher(Generic[Item, Result]):
             _fail(batch, leave, error)
         finally:
             self._running.discard(task)
+            self._running_items -= len(batch)
             self._pump()
 
     def _learn(self, seconds: float, items: int) -> None:
-        """Seconds that an item takes when the queue is busy, averaged over about ten batches."""
+        """Seconds that an item takes when the queue is busy: slower is believed slowly, faster at
+        once, so that a cold start is forgotten with the first warm batch."""
         observed = seconds / items / max(1, len(self._running))
         old = self._recent_s_per_item
-        self._recent_s_per_item = observed if old == 0 else 0.9 * old + 0.1 * observed
+        is_news = old == 0 or observed < old
+        self._recent_s_per_item = observed if is_news else 0.9 * old + 0.1 * observed
 
 
 def _fail(

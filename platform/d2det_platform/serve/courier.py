@@ -31,6 +31,9 @@ ATTEMPTS_ALONE = 2
 RETRY_PAUSE_S = 0.1
 MAX_CALL_BYTES = 32_000_000
 """Pictures of one call, as they travel."""
+CALL_S = 1.0
+"""A call holds no more than takes about so long: its pictures are all answered at its end, and the
+length of the queue, in calls, becomes a length in time, for fast and for slow detectors alike."""
 
 
 class ReplicaLost(Exception):  # noqa: N818 - it says what happened
@@ -64,9 +67,10 @@ class Courier:
             key=lambda parcel: parcel.job.background,
             max_items=self._batching.max_pictures,
             max_cost=MAX_CALL_BYTES,
+            max_batch_s=CALL_S,
             in_flight=lambda: self.replicas * self._batching.calls_per_replica,
             max_waiting=lambda: (
-                self.replicas * self._batching.queued_calls * self._batching.max_pictures
+                self.replicas * self._batching.queued_calls * self._batcher.batch_limit
             ),
         )
 
@@ -88,18 +92,20 @@ class Courier:
         """Pictures that wait for a call."""
         return self._batcher.waiting
 
-    def refuse_if_full(self, pictures: int) -> None:
-        """Raises the problem "busy" when so many pictures would find no place.
+    def admit(self, pictures: int) -> None:
+        """Raises the problem "busy" when a request of so many pictures finds no place.
 
-        For requests of several pictures, and before work is spent on a request.
+        One with more pictures than there ever are places is let in when nobody waits.
         """
-        if pictures > self._batcher.room and self._batcher.running:
+        room = self._batcher.room
+        if room <= 0 or (pictures > room and self._batcher.waiting):
             raise self._busy()
 
-    async def predict(self, job: Job, *, deadline: float) -> Answer:
+    async def predict(self, job: Job, *, deadline: float, admitted: bool = False) -> Answer:
         """Returns the answer of a detector.
 
         deadline: in seconds of `time.monotonic`.
+        admitted: its request has been.
 
         Raises:
             Problem: busy, timeout or internal.
@@ -108,7 +114,7 @@ class Courier:
         parcel = _Parcel(job, deadline)
         try:
             answer = await self._batcher.submit(
-                parcel, deadline=deadline, background=job.background
+                parcel, deadline=deadline, background=job.background, admitted=admitted
             )
         except Full as full:
             raise self._busy(full.retry_after_s) from None

@@ -66,11 +66,11 @@ class Service:
         Raises:
             Problem: Of the request as a whole: busy, timeout, internal; or of its only picture.
         """
-        self.courier.refuse_if_full(len(uploads))
+        self.courier.admit(len(uploads))
         tasks: list[asyncio.Task[dict[str, Any]]] = []
         try:
             if len(uploads) == 1:
-                return [await self._row(uploads[0], asked, deadline)]
+                return [await self._row(uploads[0], asked, deadline, admitted=False)]
             tasks += [
                 asyncio.create_task(self._row_or_error(each, asked, deadline)) for each in uploads
             ]
@@ -103,7 +103,7 @@ class Service:
 
     async def _row_or_error(self, upload: Upload, asked: Asked, deadline: float) -> dict[str, Any]:
         try:
-            return await self._row(upload, asked, deadline)
+            return await self._row(upload, asked, deadline, admitted=True)
         except Problem as problem:
             if problem.code not in problems.DECODE_STATUS:
                 raise
@@ -115,12 +115,14 @@ class Service:
                 "error": {"reason": problem.code, "detail": problem.detail},
             }
 
-    async def _row(self, upload: Upload, asked: Asked, deadline: float) -> dict[str, Any]:
+    async def _row(
+        self, upload: Upload, asked: Asked, deadline: float, *, admitted: bool
+    ) -> dict[str, Any]:
         try:
             job = await self._job(upload, asked, deadline)
             if asked.tile is not None and max(job.size) > asked.tile:
                 return await self._tiled(upload.name, job, asked, deadline)
-            answer = await self.courier.predict(job, deadline=deadline)
+            answer = await self.courier.predict(job, deadline=deadline, admitted=admitted)
         except DecodeError as error:
             raise self.refused(error) from None
         assert answer.row is not None

@@ -226,3 +226,38 @@ def test_cancelled_from_within_is_an_error_not_a_cancellation() -> None:
             await Batcher(run).submit(1, deadline=time.monotonic() + SOON)
 
     in_a_loop(check)
+
+
+def test_who_cannot_be_in_time_is_told_at_once() -> None:
+    async def check(worker: Worker) -> None:
+        async def run(items: list[Any]) -> list[Any]:
+            await asyncio.sleep(0.1 * len(items))
+            return items
+
+        batcher = Batcher(run, max_items=1)
+        await batcher.submit(0, deadline=time.monotonic() + SOON)  # it learns its speed
+        asked = [ask(batcher, i) for i in range(4)]
+        await settle()
+        start = time.monotonic()
+        with pytest.raises(Full):
+            await batcher.submit(9, deadline=start + 0.2)
+        assert time.monotonic() - start < 0.1
+        await asyncio.gather(*asked)
+
+    in_a_loop(check)
+
+
+def test_a_cold_start_is_forgotten_with_the_first_warm_batch() -> None:
+    async def check(worker: Worker) -> None:
+        times = iter([0.3, 0.01, 0.01])
+
+        async def run(items: list[Any]) -> list[Any]:
+            await asyncio.sleep(next(times))
+            return items
+
+        batcher = Batcher(run)
+        for item in range(2):
+            await batcher.submit(item, deadline=time.monotonic() + SOON)
+        assert batcher.expected_wait_s() < 0.2
+
+    in_a_loop(check)

@@ -118,7 +118,7 @@ def test_the_queue_is_bounded_and_says_busy_with_retry_after() -> None:
         await asyncio.sleep(0.01)
         courier_is_full = False
         try:
-            courier.refuse_if_full(1)
+            courier.admit(1)
         except Problem as problem:
             courier_is_full = problem.status == 429 and int(problem.headers["Retry-After"]) >= 1
         assert courier_is_full
@@ -140,3 +140,47 @@ def test_a_job_carries_the_time_it_has_left() -> None:
 
     asyncio.run(Courier(call).predict(job(), deadline=time.monotonic() + 3))
     assert 2 < seen[0] <= 3
+
+
+def test_a_request_of_many_pictures_is_let_in_when_nobody_waits() -> None:
+    async def check() -> None:
+        go = asyncio.Event()
+
+        async def call(jobs: list[Job]) -> Reply:
+            await go.wait()
+            return Reply(tuple(Answer(row={}) for _ in jobs), "a")
+
+        courier = Courier(call, Batching(max_pictures=2, calls_per_replica=1, queued_calls=1))
+        courier.admit(16)
+        asked = [
+            asyncio.create_task(courier.predict(job(), deadline=soon(), admitted=True))
+            for _ in range(16)
+        ]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Problem):
+            courier.admit(1)
+        go.set()
+        assert len(await asyncio.gather(*asked)) == 16
+
+    asyncio.run(check())
+
+
+def test_calls_of_a_slow_detector_are_small_and_its_queue_is_short_in_time() -> None:
+    sizes: list[int] = []
+
+    async def call(jobs: list[Job]) -> Reply:
+        sizes.append(len(jobs))
+        await asyncio.sleep(0.05 * len(jobs))
+        return Reply(tuple(Answer(row={}) for _ in jobs), "a")
+
+    async def check() -> None:
+        courier = Courier(call, Batching(calls_per_replica=1, queued_calls=2))
+        courier._batcher.max_batch_s = 0.2
+        await courier.predict(job(), deadline=soon())
+        asked = [asyncio.create_task(courier.predict(job(), deadline=soon())) for _ in range(40)]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert max(sizes[1:]) <= 4
+        good = sum(isinstance(result, Answer) for result in results)
+        assert 4 <= good <= 12  # a call of four and two that wait
+
+    asyncio.run(check())
