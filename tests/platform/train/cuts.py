@@ -15,8 +15,11 @@ import torch
 
 from d2det_platform.train import loop
 from d2det_platform.train.host import PlainHost
+from d2det_platform.train.loop import Trainer
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.plan import BatchPlan
+from d2det_platform.train.ranks import Ranks
+from d2det_platform.train.requests import Request
 from tests.platform.train.group import (
     Group,
     float64_network,
@@ -79,6 +82,8 @@ def train_cut(
         if not first:
             named = trainer.model.named_parameters()
             first.update({n: p.grad.double().clone() for n, p in named if p.grad is not None})
+        if trainer.state.step == steps - 2:
+            trainer.requests.make(Request.STOP)  # granted with the next step
         update(*args)
 
     trainer._update = watch
@@ -107,6 +112,53 @@ def run_losses(options: TrainOptions, kind: str, cut: Any) -> list[float]:
 
 def run_name(kind: str, cut: Any) -> str:
     return f"{kind}-{cut}".translate(str.maketrans("", "", "(), "))
+
+
+def watch_keys(trainer: Trainer, seen: list[list[int]]) -> None:
+    """Notes the pictures of every step of this rank."""
+    compute = trainer.gradient.compute
+
+    def watched(batch: Any, **kwargs: Any) -> Any:
+        seen.append(list(batch.image_keys))
+        return compute(batch, **kwargs)
+
+    trainer.gradient.compute = watched
+
+
+def resized(rank: int, options: TrainOptions, folder: Path) -> list[list[int]]:
+    """Trains with 2, then 1, then 3 ranks; keys of the pictures this rank saw, by step."""
+    seen: list[list[int]] = []
+    for count, until in ((2, 2), (1, 5), (3, 9)):
+        with Group(rank, count, folder / str(count)) as ranks:
+            if ranks is not None:
+                train_until(options, ranks, until, seen)
+            seen += [[]] * (until - len(seen))
+    return seen
+
+
+def train_until(options: TrainOptions, ranks: Ranks, until: int, seen: list[list[int]]) -> None:
+    """Trains to step `until`, where somebody asks the run to stop."""
+    with float64_network():
+        trainer = Trainer(options, ranks, PlainHost())
+    watch_keys(trainer, seen)
+    record = trainer._record
+
+    def record_and_ask(*args: Any, **kwargs: Any) -> None:
+        record(*args, **kwargs)
+        if trainer.state.step == until - 1:
+            trainer.requests.make(Request.STOP)
+
+    trainer._record = record_and_ask
+    outcome = trainer.run()
+    trainer.close()
+    assert outcome.step == until, outcome
+
+
+def cut_and_resize(
+    rank: int, cut: TrainOptions, resize: TrainOptions, folder: Path, steps: int
+) -> tuple[dict[Any, dict[str, torch.Tensor]], list[list[int]]]:
+    """Both in the same processes, whose start costs most of the time."""
+    return train_cuts(rank, cut, folder, "f64", steps), resized(rank, resize, folder)
 
 
 def main() -> int:
