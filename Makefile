@@ -39,6 +39,7 @@ test-slow: setup
 KILLS ?= 30
 ROUNDS ?= 20
 soak: setup
+	$(BIN)/python -m tests.platform.train.plain_kills --kills $(KILLS)
 	$(BIN)/python -m tests.platform.train.soak --kills $(KILLS)
 	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
 

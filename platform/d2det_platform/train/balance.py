@@ -81,6 +81,11 @@ class Balance:
         """Whether shares follow speeds at all."""
         return self._is_measured
 
+    def speed_of(self, rank: int) -> float | None:
+        """Returns the images/s of `rank` as far as it is known."""
+        estimate = self._estimates[rank]
+        return None if estimate is None else estimate.images_per_s
+
     def begin(self, speeds: Sequence[RankSpeed]) -> None:
         """Makes the first plan from a probe of all ranks, unless these devices have one."""
         self._limits = [speed.images_per_pass for speed in speeds]

@@ -265,7 +265,7 @@ class Trainer:
     def _end_epoch(self, epoch: int) -> Outcome | None:
         """Evaluates if it is time to, and saves."""
         step, done = self.state.step, epoch + 1
-        speeds = self.ranks.gather(self.stopwatch.peek())
+        speeds = self.ranks.gather(self.stopwatch.peek() or self.balance.speed_of(self.ranks.rank))
         peaks = self.ranks.gather(self.memory.peak_bytes())
         if self.recorder is not None:
             self.recorder.epoch(step, images_per_s=speeds, peak_bytes=peaks)
