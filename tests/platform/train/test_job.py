@@ -36,13 +36,20 @@ class Head:
     environment: dict[str, str]
 
     def submit(self, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Submits jobs/train_coco.py under the id `name` and returns at once."""
+        """Submits jobs/train_coco.py under the id `name` and returns at once.
+
+        A cluster that has just started may have no agent yet that takes jobs.
+        """
         command = [
             RAY, "job", "submit", "--no-wait", "--submission-id", name, "--working-dir", ROOT,
             "--runtime-env", ROOT / "deploy/runtime_env.yaml",
             "--", "python", "jobs/train_coco.py", *arguments,
         ]  # fmt: skip
-        return self.run(command)
+        deadline = time.monotonic() + START_S
+        while (done := self.run(command)).returncode and time.monotonic() < deadline:
+            assert "No available agent" in done.stderr, done.stderr
+            time.sleep(3)
+        return done
 
     def run(self, command: list[Any]) -> subprocess.CompletedProcess[str]:
         """Runs a command as the owner of the token."""
