@@ -72,7 +72,7 @@ def http() -> str:
     parts = [
         "# HTTP\n",
         "Made from the OpenAPI description that the endpoint gives at `/openapi.json`. "
-        "`d2det serve --help` explains its options.\n",
+        "[Run the endpoint](../serving.md) explains it.\n",
     ]
     for path, methods in description["paths"].items():
         for method in _METHODS:

@@ -4,7 +4,9 @@
         --weights w.safetensors --out s3://labels/
 """
 
+import sys
+
 from d2det_platform.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(["label"]))
+    raise SystemExit(main(["label", *sys.argv[1:]]))

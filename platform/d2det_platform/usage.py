@@ -68,7 +68,11 @@ def explained(
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise UsageError(one_line(printed.getvalue(), flags)) from None
+        message = one_line(printed.getvalue(), flags)
+        if message.startswith("missing "):
+            # A misspelt option is the reason more often than a forgotten one.
+            message = _unknown_option(args, flags) or message
+        raise UsageError(message) from None
 
 
 def one_line(text: str, flags: Sequence[str] = ()) -> str:
@@ -95,8 +99,25 @@ def one_line(text: str, flags: Sequence[str] = ()) -> str:
     if unknown is None:
         return message
     hint = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(notes))
-    near = [hint[1]] if hint else difflib.get_close_matches(unknown[1], flags, n=1, cutoff=0.0)
-    return f"unknown option {unknown[1]}" + (f"; did you mean {near[0]}?" if near else "")
+    return _unknown(unknown[1], [hint[1]] if hint else flags)
+
+
+def _unknown(option: str, flags: Sequence[str]) -> str:
+    near = difflib.get_close_matches(option, flags, n=1, cutoff=0.0)
+    return f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _unknown_option(args: Sequence[str], flags: Sequence[str]) -> str:
+    """What is wrong with the first option in `args` that is none of `flags`; empty if all are."""
+    for word in args:
+        option = word.partition("=")[0].replace("_", "-")
+        if not re.match(r"--[a-z]", option) or not flags:
+            continue
+        # Switches are turned off by --no-switch, in groups by --group.no-switch.
+        plain = re.sub(r"^(--|--.*\.)no-(?=[^.]*$)", r"\1", option)
+        if not any(flag in (option, plain) or option.startswith(f"{flag}.") for flag in flags):
+            return _unknown(option, flags)
+    return ""
 
 
 def _invalid(error: re.Match[str]) -> str:

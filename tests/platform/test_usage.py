@@ -2,7 +2,9 @@
 
 import pytest
 
-from d2det_platform.usage import one_line
+from d2det.evaluation.evaluate import EvaluateCommand
+from d2det_platform.serve.options import ServeCommand
+from d2det_platform.usage import UsageError, one_line, parse
 
 FRAMED = """\
 ╭─ Unrecognized options ───────╮
@@ -64,3 +66,25 @@ PLAIN = """\
 )
 def test_one_line(text: str, flags: list[str], expected: str) -> None:
     assert one_line(text, flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--anotations", "a.json"], "unknown option --anotations; did you mean --annotations?"),
+        (["--no-mask"], "unknown option --no-mask; did you mean --masks?"),
+        (["--no-masks"], "missing --annotations PATH"),
+        (["--iou", "0.5", "-1"], "missing --annotations PATH"),
+    ],
+)
+def test_a_misspelt_option_is_named_rather_than_what_it_left_missing(
+    args: list[str], expected: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(EvaluateCommand, args, prog="d2det evaluate")
+    assert str(error.value) == expected
+
+
+def test_options_of_groups_and_their_negations_are_known() -> None:
+    given = ["--model", "m:f", "--predict.no-masks", "--scaling.max_replicas=2"]
+    assert parse(ServeCommand, given, prog="d2det serve").predict.masks is False
