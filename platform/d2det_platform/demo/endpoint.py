@@ -40,7 +40,11 @@ def endpoint(*args: object) -> Iterator[str]:
 
 
 def ask(address: str, picture: Path, **parameters: str) -> tuple[dict[str, Any], float]:
-    """Returns the endpoint's answer to a picture, and how many seconds it took."""
+    """Returns the endpoint's answer to a picture, and how many seconds it took.
+
+    Raises:
+        RuntimeError: It gave none.
+    """
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
     request = urllib.request.Request(
         f"{address}/v1/detect?{query}",
@@ -49,8 +53,11 @@ def ask(address: str, picture: Path, **parameters: str) -> tuple[dict[str, Any],
         method="POST",
     )
     started = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=_ASK_TIMEOUT_S) as answer:
-        content: dict[str, Any] = json.loads(answer.read())
+    try:
+        with urllib.request.urlopen(request, timeout=_ASK_TIMEOUT_S) as answer:
+            content: dict[str, Any] = json.loads(answer.read())
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"{address} gave no answer: {error}") from None
     return content, time.perf_counter() - started
 
 

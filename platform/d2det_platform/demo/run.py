@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 
 from d2det.config import Config
-from d2det_platform.demo.data import SIDE_PX, DemoData, built_in, of_folder
+from d2det_platform.cli import FAILED, INTERRUPTED, OK
+from d2det_platform.demo.data import DemoData, built_in, of_folder
 from d2det_platform.demo.drawing import draw_row
 from d2det_platform.demo.endpoint import ask, endpoint, largest_difference
 from d2det_platform.demo.steps import Story, run
@@ -75,9 +76,12 @@ def demonstrate(options: DemoOptions) -> int:
         opened = _tell(story, options)
     except RuntimeError as error:
         print(f"demo: {error}; run it again to go on from there", file=sys.stderr)
-        return 1
+        return FAILED
+    except KeyboardInterrupt:
+        print("\ndemo: stopped; run it again to go on from there", file=sys.stderr)
+        return INTERRUPTED
     story.end(opened)
-    return 0
+    return OK
 
 
 def _tell(story: Story, options: DemoOptions) -> list[tuple[str, str]]:
@@ -157,7 +161,7 @@ def _train(story: Story, places: _Places, flags: dict[str, object]) -> None:
 def _score(story: Story, places: _Places, data: DemoData) -> None:
     scores = places.folder / "scores.json"
     if scores.exists():
-        story.say(f"{scores} is there already")
+        _tell_scores(story, scores)
         return
     config = json.loads((places.run / "config.json").read_text())
     masks = ["--masks"] if config["model"]["mask"] else ["--no-masks"]
@@ -169,11 +173,20 @@ def _score(story: Story, places: _Places, data: DemoData) -> None:
     )
 
 
+def _tell_scores(story: Story, scores: Path) -> None:
+    """What the first run of the step printed, shortly."""
+    metrics = json.loads(scores.read_text())
+    shown = [name for name in metrics if name.endswith(("/AP", "/AP50"))]
+    story.say(f"{scores} is there: " + ", ".join(f"{name} {metrics[name]:.3f}" for name in shown))
+
+
 def _label(story: Story, places: _Places, data: DemoData) -> None:
+    sizes = [(image["width"], image["height"]) for image in data.val.content()["images"]]
+    tile = max(map(max, sizes))  # the large scene alone is cut
     run(
         story,
         *("label", data.lake, "--weights", places.weights, "--out", places.labels),
-        *("--tile", SIDE_PX, "--overlap", SIDE_PX // 4, "--output.geo", "geojson"),
+        *("--tile", tile, "--overlap", tile // 4, "--output.geo", "geojson"),
     )
     for row in _labels(places):
         if row["error"] is not None:
@@ -194,7 +207,8 @@ def _ask(story: Story, places: _Places, data: DemoData) -> None:
         (places.folder / "endpoint.json").write_text(json.dumps(answer, indent=1))
     (row,) = answer["images"]
     story.say(f"{len(row['detections'])} objects in {1000 * seconds:.0f} ms")
-    bulk = next(each for each in _labels(places) if each["uri"].endswith(picture.name))
+    name = str(picture.relative_to(data.lake))
+    bulk = next(each for each in _labels(places) if each["name"] == name)
     _compare(story, bulk["detections"], row["detections"])
     draw_row(picture, row, places.folder / "endpoint.jpg")
 

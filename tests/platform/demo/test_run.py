@@ -85,3 +85,11 @@ def test_a_step_that_fails_ends_the_demonstration_with_a_line(
 def test_steps_never_land_on_a_cluster_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert "RAY_ADDRESS" not in steps.environment()
+
+
+def test_scores_from_last_time_are_told_without_scoring_again(
+    data: DemoData, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "scores.json").write_text('{"bbox/AP": 0.25, "bbox/AP50": 0.5, "bbox/APs": 0.1}')
+    run._score(steps.Story(1), run._Places(tmp_path), data)
+    assert "bbox/AP 0.250, bbox/AP50 0.500" in capsys.readouterr().out
