@@ -175,7 +175,7 @@ def _score(story: Story, places: _Places, data: DemoData) -> None:
 
 def _tell_scores(story: Story, scores: Path) -> None:
     """What the first run of the step printed, shortly."""
-    metrics = json.loads(scores.read_text())
+    metrics = json.loads(scores.read_text())["metrics"]
     shown = [name for name in metrics if name.endswith(("/AP", "/AP50"))]
     story.say(f"{scores} is there: " + ", ".join(f"{name} {metrics[name]:.3f}" for name in shown))
 

@@ -90,6 +90,8 @@ def test_steps_never_land_on_a_cluster_of_others(monkeypatch: pytest.MonkeyPatch
 def test_scores_from_last_time_are_told_without_scoring_again(
     data: DemoData, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (tmp_path / "scores.json").write_text('{"bbox/AP": 0.25, "bbox/AP50": 0.5, "bbox/APs": 0.1}')
+    (tmp_path / "scores.json").write_text(
+        '{"metrics": {"bbox/AP": 0.25, "bbox/AP50": 0.5, "bbox/APs": 0.1}}'
+    )
     run._score(steps.Story(1), run._Places(tmp_path), data)
     assert "bbox/AP 0.250, bbox/AP50 0.500" in capsys.readouterr().out
