@@ -17,7 +17,6 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ def connect(
     object_store_bytes: int | None = None,
     has_dashboard: bool = True,
     log_to_driver: bool = True,
-    runtime_env: Mapping[str, Any] | None = None,
 ) -> None:
     """Connects to the cluster in RAY_ADDRESS, or starts one of this machine; once a process.
 
@@ -50,7 +48,6 @@ def connect(
         object_store_bytes: of a local cluster; None: see `MAX_OBJECT_STORE_BYTES`.
         has_dashboard: of a local cluster; without it Ray Train complains every second.
         log_to_driver: print what workers print.
-        runtime_env: of the job's workers.
 
     Raises:
         ConnectionError: there is no cluster at RAY_ADDRESS, or it does not take our token.
@@ -63,11 +60,8 @@ def connect(
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": log_to_driver}
-    if runtime_env:
-        options["runtime_env"] = dict(runtime_env)
     if not is_local:
-        _join(address, options)
+        _join(address, log_to_driver=log_to_driver)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ["RAY_AUTH_MODE"] == "token":
@@ -79,8 +73,21 @@ def connect(
         object_store_memory=object_store_bytes or object_store_size(_memory_bytes()),
         include_dashboard=has_dashboard,
         dashboard_host="127.0.0.1",
-        **options,
+        log_to_driver=log_to_driver,
+        runtime_env={"worker_process_setup_hook": f"{__name__}.{know_own_cluster.__name__}"},
     )
+
+
+def know_own_cluster() -> None:
+    """Tells a worker which cluster it belongs to; every worker of a local one starts with it.
+
+    Queries of Ray's state ask the cluster of this machine that started last. Where that is another
+    one, Ray Train does not find its own controller there, takes it for dead, and ends the training
+    ("placement group was removed").
+    """
+    import ray
+
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
 def object_store_size(memory_bytes: int) -> int:
@@ -161,12 +168,12 @@ def _authenticate() -> None:
         raylet.Config.initialize("")
 
 
-def _join(address: str, options: Mapping[str, Any]) -> None:
+def _join(address: str, *, log_to_driver: bool) -> None:
     import ray
 
     try:
         _knock(address)
-        ray.init(address=address, **options)
+        ray.init(address=address, log_to_driver=log_to_driver)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         has = find_token()
         token = f"the token in {has} goes with it" if has else "no token was found to send"

@@ -134,7 +134,8 @@ def test_no_link_goes_into_a_folder_that_others_can_write(
 
 @pytest.mark.ray
 def test_a_local_cluster_works_from_a_path_with_a_space(tmp_path: Path) -> None:
-    """As `make demo` in "My Projects": workers with a runtime environment start, the token is ours.
+    """As `make demo` in "My Projects": workers with a runtime environment start and know where they
+    belong, and the token is ours.
 
     `ray` is imported first, as modules of ours do that connect later.
     """
@@ -151,7 +152,9 @@ def test_a_local_cluster_works_from_a_path_with_a_space(tmp_path: Path) -> None:
 
         @ray.remote(runtime_env={"env_vars": {"PLANTED": "yes"}})
         def look():
-            return os.environ["PLANTED"], os.environ["RAY_AUTH_MODE"], sys.prefix
+            own = ray.get_runtime_context().gcs_address
+            is_known = os.environ["RAY_ADDRESS"] == own
+            return os.environ["PLANTED"], os.environ["RAY_AUTH_MODE"], is_known, sys.prefix
 
         print(*ray.get(look.remote(), timeout=90), sep="|")
     """
@@ -164,8 +167,9 @@ def test_a_local_cluster_works_from_a_path_with_a_space(tmp_path: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    planted, auth, prefix = done.stdout.strip().splitlines()[-1].split("|")
+    planted, auth, is_known, prefix = done.stdout.strip().splitlines()[-1].split("|")
     assert (planted, auth) == ("yes", "token")
+    assert is_known == "True"  # which of this machine's clusters the worker belongs to
     assert Path(prefix).samefile(tmp_path / "my projects" / ".venv")
     assert mode(tmp_path / ".ray/auth_token") == 0o600
 
