@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 
 from d2det_platform.serve.limits import Limits
 from d2det_platform.serve.options import Batching
-from tests.platform.serve.endpoint import jpeg, options, serving
+from tests.platform.serve.endpoint import jpeg, options, quadrants, serving
 
 Check = Callable[[httpx.AsyncClient], Awaitable[None]]
 
@@ -298,8 +299,6 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
 
     def slow(images: list) -> list:
         time.sleep(0.2)
-        from tests.platform.serve.endpoint import quadrants
-
         return quadrants(images)
 
     async def check(http: httpx.AsyncClient) -> None:
@@ -333,8 +332,6 @@ def test_what_takes_too_long_is_504_in_the_clients_own_time() -> None:
 
 
 def test_a_model_that_fails_on_one_picture_fails_for_that_one() -> None:
-    from tests.platform.serve.endpoint import quadrants
-
     def fussy(images: list) -> list:
         if any(image.shape[0] == 13 for image in images):
             raise RuntimeError("secret path /weights")
@@ -411,26 +408,26 @@ def test_the_description_is_whole_and_its_references_resolve() -> None:
 
 
 def test_a_client_that_leaves_costs_no_inference() -> None:
-    import time
-
     seen: list[int] = []
+    go = threading.Event()
 
-    def slow(images: list) -> list:
-        from tests.platform.serve.endpoint import quadrants
-
+    def held(images: list) -> list:
         seen.append(len(images))
-        time.sleep(0.2)
+        go.wait(30)
         return quadrants(images)
 
     async def check(http: httpx.AsyncClient) -> None:
         first = asyncio.create_task(http.post("/v1/detect", content=jpeg()))
-        await asyncio.sleep(0.1)
+        while not seen:
+            await asyncio.sleep(0.01)
         gone = [asyncio.create_task(http.post("/v1/detect", content=jpeg())) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         for task in gone:
             task.cancel()
-        await first
-        await asyncio.sleep(0.1)
-        assert sum(seen) == 1
+        await asyncio.gather(*gone, return_exceptions=True)
+        go.set()
+        assert (await first).status_code == 200
+        assert (await http.post("/v1/detect", content=jpeg())).status_code == 200
+        assert seen == [1, 1]
 
-    in_endpoint(check, predict=slow)
+    in_endpoint(check, predict=held)
