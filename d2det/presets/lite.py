@@ -86,7 +86,7 @@ _TINY_MODEL = ModelConfig(
     inference=InferenceConfig(max_regressed=100),
 )
 _TINY_INPUT = InputConfig(short_side=320, long_side=544)
-_TINY_TRAIN = _TRAIN.model_copy(update={"global_batch": 8, "lr": 1e-3, "short_sides": None})
+_TINY_TRAIN = _TRAIN.model_copy(update={"short_sides": None})
 
 TINY = Preset(
     name="d2det_tiny",
