@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,9 @@ def _ask(story: Story, places: _Places, data: DemoData) -> None:
     with endpoint("--weights", places.weights) as address:
         ask(address, picture)
         answer, seconds = ask(address, picture)
-        story.say(f"$ curl --data-binary @{picture} {address}/v1/detect")
+        story.say(
+            "$ " + shlex.join(["curl", "--data-binary", f"@{picture}", f"{address}/v1/detect"])
+        )
         (places.folder / "endpoint.json").write_text(json.dumps(answer, indent=1))
     (row,) = answer["images"]
     story.say(f"{len(row['detections'])} objects in {1000 * seconds:.0f} ms")
