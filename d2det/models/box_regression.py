@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from d2det.boxes import decode_deltas
 from d2det.config import RegressionConfig
 from d2det.models import initialization
-from d2det.models.precision import wide
+from d2det.models.precision import answer
 from d2det.models.roi_pooling import ROI_SIZE
 
 DELTA_STD = (0.1, 0.1, 0.2, 0.2)
@@ -36,8 +36,7 @@ class DeltaRegression(nn.Module):
         """
         x = F.avg_pool2d(x, 2).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
-        deltas: Tensor = self.deltas(hidden)
-        return wide(deltas)
+        return answer(self.deltas, hidden)
 
     def decode(self, boxes: Tensor, deltas: Tensor) -> Tensor:
         """Returns the regressed boxes (R, 4) of proposals `boxes` (R, 4); they are not clipped."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from d2det.config import ClassificationConfig, RoiPoolingConfig
 from d2det.models import initialization
-from d2det.models.precision import wide
+from d2det.models.precision import answer
 from d2det.models.roi_pooling import ROI_SIZE, DiscriminativeRoiPooling
 
 
@@ -43,5 +43,4 @@ class ClassificationBranch(nn.Module):
         """Returns (R, K + 1) float32 logits from pooled features (R, C, 7, 7)."""
         hidden = F.relu(self.fc1(pooled.flatten(1)), inplace=True)
         hidden = F.relu(self.fc2(hidden), inplace=True)
-        logits: Tensor = self.logits(hidden)
-        return wide(logits)
+        return answer(self.logits, hidden)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from d2det.boxes import from_inclusive, regression_size
 from d2det.config import RegressionConfig
 from d2det.models import initialization
-from d2det.models.precision import wide
+from d2det.models.precision import answer
 from d2det.models.roi_pooling import ROI_SIZE
 
 _COUNT_EPS = 1e-5  # of the released code; it moves a box of 25 votes by 4e-7 of its coordinates
@@ -65,8 +65,8 @@ class DenseRegression(nn.Module):
         for conv in self.convs:
             x = conv(x)
         return DensePrediction(
-            offsets=wide(F.relu(self.offsets(x))),
-            overlap=wide(self.overlap(x)[:, 0]),
+            offsets=F.relu(answer(self.offsets, x)),
+            overlap=answer(self.overlap, x)[:, 0],
             features=x,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from d2det.config import MaskConfig
 from d2det.models import initialization
-from d2det.models.precision import wide
+from d2det.models.precision import answer, wide
 from d2det.models.roi_pooling import ROI_SIZE
 
 MASK_SIZE = 4 * ROI_SIZE
@@ -49,7 +49,7 @@ class MaskBranch(nn.Module):
         # A correlation with one filter a row: the nine products of every pixel are one matrix
         # product, and folding adds each where it belongs (hence the flipped taps).
         taps = weight.flip(2, 3).flatten(2).transpose(1, 2)
-        products = wide(taps @ x.flatten(2))
+        products = wide(taps @ x.flatten(2).to(taps.dtype))
         logits = F.fold(products, (MASK_SIZE, MASK_SIZE), kernel_size=3, padding=1)
         return logits[:, 0] + wide(bias[labels])[:, None, None]
 
@@ -80,5 +80,4 @@ class _MaskScoring(nn.Module):
         mask = F.max_pool2d(mask_logits[:, None], kernel_size=4, stride=4, padding=1).sigmoid()
         x = torch.cat((features, mask.to(features.dtype)), 1).flatten(1)
         x = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
-        ious: Tensor = self.ious(x)
-        return wide(ious)
+        return answer(self.ious, x)

@@ -16,16 +16,33 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 
+LAST_LAYERS = frozenset(
+    (
+        "rpn.logits",
+        "rpn.deltas",
+        "classification.logits",
+        "regression.offsets",
+        "regression.overlap",
+        "regression.deltas",
+        "mask.logits",
+        "mask.scoring.ious",
+    )
+)
+"""Their outputs are ranked, thresholded and decoded: see `precision.answer`."""
+
 
 def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
     """Returns `model` itself, changed for inference: it cannot be trained or saved afterwards.
 
     Normalisations are folded into convolutions before rounding to `precision`, and weights are laid
-    out channels last. Box arithmetic, softmax and pooling weights stay float32 in any precision:
-    the network casts where they begin.
+    out channels last. The last layers of all branches, box arithmetic, softmax and pooling weights
+    stay float32 in any precision: the network casts where they begin.
     """
     model.eval().requires_grad_(False)
     fold_batch_norms(model)
     model.to(dtype=DTYPES[precision])
+    for name, layer in model.named_modules():
+        if name in LAST_LAYERS:
+            layer.float()
     model.to(memory_format=torch.channels_last)
     return model

@@ -17,7 +17,7 @@ from d2det.boxes import clip, decode_deltas
 from d2det.config import RpnConfig
 from d2det.models import initialization
 from d2det.models.anchors import Anchors
-from d2det.models.precision import wide
+from d2det.models.precision import answer
 from d2det.models.selection import best_per_image
 from d2det_ops import nms
 
@@ -76,13 +76,13 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> RpnOutput:
         """Returns the output for P2..P6, each (N, C, H_l, W_l)."""
         hidden = [F.relu(self.conv(feature), inplace=True) for feature in features]
-        logits = [_rows(self.logits(x), 1).squeeze(-1) for x in hidden]
-        deltas = [_rows(self.deltas(x), 4) for x in hidden]
+        logits = [_rows(answer(self.logits, x), 1).squeeze(-1) for x in hidden]
+        deltas = [_rows(answer(self.deltas, x), 4) for x in hidden]
         shapes = [(x.shape[-2], x.shape[-1]) for x in features]
         anchors = self.anchors(shapes, features[0].device)
         return RpnOutput(
-            logits=wide(torch.cat(logits, 1)),
-            deltas=wide(torch.cat(deltas, 1)),
+            logits=torch.cat(logits, 1),
+            deltas=torch.cat(deltas, 1),
             anchors=torch.cat(anchors),
             level_sizes=tuple(len(boxes) for boxes in anchors),
         )

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
-from d2det.models.prepare import DTYPES, prepare_for_inference
+from d2det.models.build import build_detector
+from d2det.models.prepare import DTYPES, LAST_LAYERS, prepare_for_inference
+from d2det.presets import get_preset
 from tests.d2det.models.small import pictures, small_detector
 
 
@@ -22,7 +24,9 @@ def test_preparing_changes_no_detection():
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_low_precision_runs_through_and_answers_in_float32(precision):
     model = prepare_for_inference(small_detector(), precision)
-    assert all(p.dtype == DTYPES[precision] for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        is_last = name.rpartition(".")[0] in LAST_LAYERS
+        assert parameter.dtype == (torch.float32 if is_last else DTYPES[precision]), name
     (found,) = model.detect(pictures((90, 120)))
     assert len(found) > 0
     for values in (found.boxes, found.scores, found.masks, found.mask_scores):
@@ -42,3 +46,9 @@ def test_a_prepared_network_does_not_learn():
     model = prepare_for_inference(small_detector())
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_all_last_layers_have_the_names_that_keep_them_wide():
+    kinds = (small_detector(), build_detector(get_preset("faster_rcnn_r50").model))
+    names = {name for model in kinds for name, _ in model.named_modules()}
+    assert names >= LAST_LAYERS
