@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from d2det_platform import cli
+from d2det_platform.cluster import connect
 from tests.platform.label.lakes import (
     MODELS,
     label_bytes,
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, log_to_driver=False)
+    connect(num_cpus=2, object_store_bytes=100_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 

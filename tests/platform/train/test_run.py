@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from d2det import load_detector
+from d2det_platform.cluster import connect
 from d2det_platform.train.run import fit
 from tests.platform.train.group import rows_of, small_options
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, object_store_memory=100_000_000)
+    connect(num_cpus=2, object_store_bytes=100_000_000)
     yield
     ray.shutdown()
 
