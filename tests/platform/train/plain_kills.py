@@ -32,6 +32,9 @@ from tests.platform.train.soak import long_options, result_of
 RANKS = 2
 FINISHED, ABANDONED = 0, 3
 """Exit codes of a process: its run is over; another process died."""
+NOTICE_S = 20.0
+"""How long the others may take to notice a death. One that never met the dead waits for it for half
+an hour, and is ended by whoever started it, as Ray Train ends a group."""
 
 
 def undisturbed(options: TrainOptions, folder: Path) -> dict[str, Any]:
@@ -73,6 +76,9 @@ def run_group(options: TrainOptions, folder: Path, kill: tuple[int, float] | Non
         if processes[rank].is_alive():
             print(f"  {options.name}: rank {rank} after {delay:.2f} s", flush=True)
             processes[rank].kill()
+            for process in processes:
+                process.join(NOTICE_S)
+                process.kill()  # nothing if it has gone
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
