@@ -6,6 +6,7 @@ ValueErrors, which the command line turns into 2.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from typing import Any
@@ -28,6 +29,8 @@ from d2det_platform.label.retry import retry_run
 from d2det_platform.store import RunStore
 
 OK, FAILED, TOO_MANY_BAD = 0, 1, 3
+_RAISED = re.compile(r"^(?!ray\.exceptions\.)[\w.]*(?:Error|Exception): (.+)$", re.MULTILINE)
+"""The last line of a trace, but for those that Ray adds."""
 
 
 def plan(options: PlanOptions) -> int:
@@ -156,11 +159,10 @@ def _is_ray_error(error: Exception) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of the innermost error that a remote call raised."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1]
+    """What a remote call raised in the end; Ray wraps it in a trace and advice of its own."""
+    text = str(error).strip()
+    raised = _RAISED.findall(text)
+    return raised[-1] if raised else (text.splitlines() or [type(error).__name__])[-1]
 
 
 def _failed(out: str, message: str) -> int:

@@ -74,7 +74,7 @@ def test_a_model_that_cannot_work_ends_the_run_with_its_reason(
 ) -> None:
     assert label(lake, tmp_path, "--model", f"{MODELS}:Broken", "--unit-pixels", "1000000") == 1
     printed = capfd.readouterr().err
-    assert "nothing works" in printed
+    assert "failed: the model fails on every picture: nothing works" in printed
     assert "the same command goes on" in printed
 
 

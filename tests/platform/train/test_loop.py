@@ -162,6 +162,15 @@ def test_a_stop_file_ends_the_run_with_a_checkpoint_and_it_goes_on_later(
     assert weights_of(parts) == weights_of(whole)
 
 
+@pytest.fixture
+def _plain_interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_plain_interrupts")
 def test_signals_ask_to_stop_once_and_are_themselves_again_the_second_time(tmp_path: Path) -> None:
     store = RunStore(str(tmp_path))
     with stop.signals_stop(store):

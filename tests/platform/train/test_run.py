@@ -45,10 +45,12 @@ def losses(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def test_two_workers_train_what_one_trains(cluster: None, scenes: Path, tmp_path: Path) -> None:
-    alone = losses(train(scenes, tmp_path, "alone", train__epochs=2))
-    shared = losses(train(scenes, tmp_path, "shared", train__epochs=2, cluster__workers=2))
-    assert len(alone) == 6
-    # float32 sums in another order; discrete choices (NMS, matching) did not flip
+    # Three steps of SGD: later, and sooner where Adam makes whole steps of rounding, the NMS or the
+    # matching of some box flips in float32. test_exact.py compares longer trainings in float64.
+    plain = {"train__epochs": 1, "train__optimizer": "sgd"}
+    alone = losses(train(scenes, tmp_path, "alone", **plain))
+    shared = losses(train(scenes, tmp_path, "shared", **plain, cluster__workers=2))
+    assert len(alone) == 3
     assert shared == pytest.approx(alone, rel=1e-3)
 
 
