@@ -32,6 +32,14 @@ _MODEL = ModelConfig(
     ),
     inference=InferenceConfig(max_regressed=100),
 )
+
+
+def _with_masks(model: ModelConfig, mask: MaskConfig) -> ModelConfig:
+    """The network with an instance branch, which costs too much for boxes that hardly count."""
+    inference = model.inference.model_copy(update={"score_threshold": 0.05})
+    return model.model_copy(update={"mask": mask, "inference": inference})
+
+
 _INPUT = InputConfig(short_side=448, long_side=768)
 _TRAIN = TrainConfig(
     epochs=12,
@@ -61,14 +69,7 @@ LITE_INSTANCE = Preset(
     name="d2det_lite_instance",
     summary="Instance segmentation, MobileNetV2 trunk and light heads",
     paper="not in the paper",
-    model=_MODEL.model_copy(
-        update={
-            "mask": MaskConfig(channels=128, scoring_hidden=256),
-            "inference": InferenceConfig(
-                score_threshold=0.05, max_regressed=100, max_detections=100
-            ),
-        }
-    ),
+    model=_with_masks(_MODEL, MaskConfig(channels=128, scoring_hidden=256)),
     input=_INPUT,
     train=_TRAIN,
 )
@@ -101,12 +102,7 @@ TINY_INSTANCE = Preset(
     name="d2det_tiny_instance",
     summary="Instance segmentation that learns from nothing in minutes on two cores",
     paper="not in the paper",
-    model=_TINY_MODEL.model_copy(
-        update={
-            "mask": MaskConfig(channels=64, scoring_hidden=64),
-            "inference": InferenceConfig(score_threshold=0.05, max_regressed=100),
-        }
-    ),
+    model=_with_masks(_TINY_MODEL, MaskConfig(channels=64, scoring_hidden=64)),
     input=_TINY_INPUT,
     train=_TINY_TRAIN,
 )

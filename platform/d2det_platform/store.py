@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
-import random
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import fsspec
 
-logger = logging.getLogger(__name__)
+from d2det_platform.retries import Backoff, repeated
 
-REMOTE_ATTEMPTS = 7
-"""Tries of a remote call. Where one of ten fails, one of ten million fails for good; where all
-fail, the pauses below add up to half a minute."""
-LONGEST_BACKOFF_S = 8.0
-FIRST_BACKOFF_S = 0.5
+BACKOFF = Backoff(attempts=7, first_s=0.5, longest_s=8.0)
+"""Of a remote call. Where one of ten fails, one of ten million fails for good; where all fail, the
+pauses add up to half a minute."""
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 10
 """Of one call; reading waits so long for the next bytes, not for all."""
 
@@ -239,20 +234,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _retried(what: str, call: Callable[[], T]) -> T:
-    """Runs a remote call again on transient errors, with exponential back-off and jitter."""
-    for attempt in range(1, REMOTE_ATTEMPTS + 1):
-        try:
-            return call()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except Exception as error:  # clients raise what they like: aiohttp's, botocore's errors
-            if attempt == REMOTE_ATTEMPTS:
-                raise OSError(f"{what} failed: {type(error).__name__}: {error}") from error
-            pause = min(FIRST_BACKOFF_S * 2 ** (attempt - 1), LONGEST_BACKOFF_S)
-            pause *= random.uniform(0.5, 1.5)
-            logger.warning("%s failed (%s); attempt %d in %.1f s", what, error, attempt + 1, pause)
-            time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
+    return repeated(what, call, BACKOFF)
 
 
 def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:

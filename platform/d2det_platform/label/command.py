@@ -6,10 +6,12 @@ ValueErrors, which the command line turns into 2.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
 
 from d2det_platform.label.calibrate import expected_seconds
 from d2det_platform.label.commit import IncompleteShardError
@@ -46,18 +48,7 @@ def label(options: LabelOptions) -> int:
     if not options.dry_run and (done := read_success(store, run, options.output)) is not None:
         _say(f"{options.out} is complete already: nothing was predicted")
         return _code(Outcome(done, 0), options)
-    with _gentle_end(options.out), Lock(store, timeout_s=options.work.lock_timeout_s):
-        engine = _ray_engine(options.out)
-        try:
-            return _label(store, run, engine)
-        except StoreUnavailableError as error:
-            return _failed(options.out, str(error))
-        except Exception as error:
-            if not _is_ray_error(error):
-                raise
-            return _failed(options.out, _cause(error))
-        finally:
-            engine.close()
+    return _with_engine(store, run, lambda engine: _label(store, run, engine))
 
 
 def merge(options: MergeOptions) -> int:
@@ -93,19 +84,30 @@ def retry_failed(options: RetryOptions) -> int:
         moved = run.options.model_copy(update={"weights": _absolute(options.weights)})
         run = Run(run.key, moved, run.model, run.identity)
     plan = _plan_of(store, run)
-    with _gentle_end(options.out), Lock(store, timeout_s=run.options.work.lock_timeout_s):
-        engine = _ray_engine(options.out)
+
+    def again(engine: Engine) -> int:
+        outcome, before = retry_run(store, run, plan, engine, options.reasons)
+        after = outcome.success["counts"]["errors"]
+        _say(f"{before:,} pictures tried again, {after:,} errors are left")
+        return _code(outcome, run.options)
+
+    return _with_engine(store, run, again)
+
+
+def _with_engine(store: RunStore, run: Run, work: Callable[[Engine], int]) -> int:
+    """Does `work` as the only driver of the run; what fails for good is a line and an exit code."""
+    with _gentle_end(), Lock(store, timeout_s=run.options.work.lock_timeout_s):
+        engine = _ray_engine(store.url)
         try:
-            outcome, before = retry_run(store, run, plan, engine, options.reasons)
+            return work(engine)
+        except StoreUnavailableError as error:
+            return _failed(store.url, str(error))
         except Exception as error:
             if not _is_ray_error(error):
                 raise
-            return _failed(options.out, _cause(error))
+            return _failed(store.url, _cause(error))
         finally:
             engine.close()
-    after = outcome.success["counts"]["errors"]
-    _say(f"{before:,} pictures tried again, {after:,} errors are left")
-    return _code(outcome, run.options)
 
 
 def _label(store: RunStore, run: Run, engine: Engine) -> int:
@@ -194,22 +196,18 @@ class _Counter:
             _say(f"{self._count:,} headers read")
 
 
-class _gentle_end:  # noqa: N801 - used as a context
-    """Takes SIGTERM for Ctrl-C, so that both end cleanly."""
+@contextlib.contextmanager
+def _gentle_end() -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C, so that both end cleanly; only the main thread may."""
 
-    def __init__(self, out: str) -> None:
-        self._out = out
-        self._before: Any = None
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-    def __enter__(self) -> None:
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        try:
-            self._before = signal.signal(signal.SIGTERM, interrupt)
-        except ValueError:  # not the main thread
-            self._before = None
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

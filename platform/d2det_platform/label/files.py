@@ -7,10 +7,9 @@ Remote calls are repeated on errors that pass, with growing pauses; what a store
 from __future__ import annotations
 
 import io
+import logging
 import os
-import random
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +20,12 @@ import fsspec
 
 from d2det.inference.headers import DecodeError, ImageHeader, read_header
 from d2det_platform.label import uris
+from d2det_platform.retries import Backoff, ExhaustedError, repeated
 from d2det_platform.store import remote_options, repeat_here
 
-ATTEMPTS = 8
-"""Tries of a remote call. Where one of ten fails, one of a hundred million fails for good; where
-all fail, the pauses below add up to 20 s."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 4.0
+BACKOFF = Backoff(attempts=8, first_s=0.5, longest_s=4.0)
+"""Of a remote call. Where one of ten fails, one of a hundred million fails for good; where all
+fail, the pauses add up to 20 s."""
 HEAD_BYTES = 64 << 10
 """Read of a remote file for its header, thumbnails included; more is where that is too little."""
 _MORE_HEAD_BYTES = 4 << 20
@@ -140,18 +139,10 @@ def reached(call: Callable[[], T], what: str) -> T:
         FileNotFoundError, PermissionError: as the store says.
         StoreUnavailableError: the store does not answer.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except Exception as error:  # clients raise what they like: aiohttp's, botocore's errors
-            if attempt == ATTEMPTS:
-                reason = f"{type(error).__name__}: {error}".strip(": ")
-                raise StoreUnavailableError(f"{what} cannot be reached ({reason})") from error
-            pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)
-            time.sleep(pause * random.uniform(0.5, 1.5))
-    raise AssertionError("the last attempt returns or raises")
+    try:
+        return repeated(what, call, BACKOFF, log_level=logging.DEBUG)  # a lake has many pictures
+    except ExhaustedError as error:
+        raise StoreUnavailableError(f"{what} cannot be reached ({error.reason})") from error
 
 
 def _local_state(path: str) -> FileState:

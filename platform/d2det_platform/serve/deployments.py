@@ -179,28 +179,20 @@ def build(options: ServeOptions | Mapping[str, Any]) -> serve.Application:
     options = ServeOptions.model_validate(options)
     values = options.model_dump(mode="json")
     scaling, batching = options.scaling, options.batching
-    quiet = {"enable_access_log": False}  # the app has one of its own
     detector = serve.deployment(
         Detector,
         name="detector",
         max_ongoing_requests=batching.calls_per_replica * max(2, scaling.ingress_replicas),
         max_queued_requests=256,
         autoscaling_config={
+            **_autoscaling(scaling),
             "min_replicas": scaling.min_replicas,
             "initial_replicas": max(1, scaling.min_replicas),
-            "max_replicas": scaling.max_replicas,
             "target_ongoing_requests": scaling.target_calls,
-            "upscale_delay_s": scaling.upscale_delay_s,
-            "downscale_delay_s": scaling.downscale_delay_s,
-            "look_back_period_s": _LOOK_BACK_S,
         },
         ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": scaling.gpus},
-        graceful_shutdown_timeout_s=scaling.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=scaling.health_period_s,
         health_check_timeout_s=scaling.health_timeout_s,
-        max_surge_percent=100,
-        logging_config=quiet,
+        **_life(scaling),
     )
     if scaling.together:
         return _together(values, scaling, batching)
@@ -210,11 +202,7 @@ def build(options: ServeOptions | Mapping[str, Any]) -> serve.Application:
         num_replicas=scaling.ingress_replicas,
         max_ongoing_requests=_INGRESS_ONGOING,
         ray_actor_options={"num_cpus": scaling.ingress_cpus},
-        graceful_shutdown_timeout_s=scaling.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=scaling.health_period_s,
-        max_surge_percent=100,
-        logging_config=quiet,
+        **_life(scaling),
     )
     return ingress.bind(values, detector.bind(values))
 
@@ -226,21 +214,35 @@ def _together(values: dict[str, Any], scaling: Scaling, batching: Batching) -> s
         name="ingress",
         max_ongoing_requests=_INGRESS_ONGOING,
         autoscaling_config={
+            **_autoscaling(scaling),
             "min_replicas": max(1, scaling.min_replicas),
-            "max_replicas": scaling.max_replicas,
             "target_ongoing_requests": scaling.target_calls * batching.max_pictures,
-            "upscale_delay_s": scaling.upscale_delay_s,
-            "downscale_delay_s": scaling.downscale_delay_s,
-            "look_back_period_s": _LOOK_BACK_S,
         },
         ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": scaling.gpus},
-        graceful_shutdown_timeout_s=scaling.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=scaling.health_period_s,
         health_check_timeout_s=scaling.health_timeout_s,
-        max_surge_percent=100,
-        logging_config={"enable_access_log": False},
+        **_life(scaling),
     ).bind(values, None)
+
+
+def _autoscaling(scaling: Scaling) -> dict[str, Any]:
+    """When replicas come and go, whatever they do."""
+    return {
+        "max_replicas": scaling.max_replicas,
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+        "look_back_period_s": _LOOK_BACK_S,
+    }
+
+
+def _life(scaling: Scaling) -> dict[str, Any]:
+    """How every replica is watched, replaced and ended."""
+    return {
+        "graceful_shutdown_timeout_s": scaling.drain_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": scaling.health_period_s,
+        "max_surge_percent": 100,
+        "logging_config": {"enable_access_log": False},  # the app has one of its own
+    }
 
 
 def _log_like_serve() -> None:

@@ -31,7 +31,7 @@ class Limits(Config):
     max_scene_bytes: int = Field(default=500_000_000, ge=1)
     """Largest upload of a scene."""
     max_scene_pixels: int = Field(default=200_000_000, ge=1)
-    """Largest scene that is decoded whole; a tiled TIFF is read by window and may be larger."""
+    """Largest scene; it is decoded whole. The bulk job reads larger ones by window."""
     max_windows: int = Field(default=20_000, ge=1)
     """Windows that a picture or scene is cut into."""
     max_scenes: int = Field(default=2, ge=1)

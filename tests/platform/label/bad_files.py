@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from pathlib import Path
 
-import cv2
 import numpy as np
+
+from tests import made_files
+from tests.made_files import jpeg_that_claims, png
 
 _NOISE = np.random.default_rng(5).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 
 
 def encoded(suffix: str) -> bytes:
     """A sound picture in the format of a suffix."""
-    return cv2.imencode(suffix, _NOISE)[1].tobytes()
-
-
-def png_chunk(name: bytes, data: bytes, *, checksum: int | None = None) -> bytes:
-    """A PNG chunk."""
-    crc = zlib.crc32(name + data) if checksum is None else checksum
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
-
-
-def png(width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG whose header says what it likes."""
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + png_chunk(b"IHDR", head)
-        + png_chunk(b"IDAT", zlib.compress(rows))
-        + png_chunk(b"IEND", b"")
-    )
-
-
-def _jpeg_of_size(width: int, height: int) -> bytes:
-    data = bytearray(encoded(".jpg"))
-    place = data.index(b"\xff\xc0")
-    data[place + 5 : place + 9] = struct.pack(">HH", height, width)
-    return bytes(data)
+    return made_files.encoded(_NOISE, suffix)
 
 
 def _with_bad_checksum() -> bytes:
@@ -72,9 +49,9 @@ def bad_contents() -> dict[str, bytes]:
         "bomb_max.png": png(2**31 - 1, 2**31 - 1, b""),
         "zero_width.png": png(0, 10, b""),
         "zero_height.png": png(10, 0, b""),
-        "bomb.jpg": _jpeg_of_size(65_000, 65_000),
-        "taller.jpg": _jpeg_of_size(80, 20_000)[:-2],
-        "zero.jpg": _jpeg_of_size(0, 0),
+        "bomb.jpg": jpeg_that_claims(encoded(".jpg"), 65_000, 65_000),
+        "taller.jpg": jpeg_that_claims(encoded(".jpg"), 80, 20_000)[:-2],
+        "zero.jpg": jpeg_that_claims(encoded(".jpg"), 0, 0),
         "crc.png": _with_bad_checksum(),
         "short_idat.png": png(64, 64, bytes(100)),
         "depth.png": png(8, 8, bytes(200), depth=7),

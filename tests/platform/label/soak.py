@@ -2,9 +2,10 @@
 
     python -m tests.platform.label.soak --rounds 20 --kills 3 --pictures 2000 --seed 0
 
-A round labels the same pictures into a new folder while it kills; a driver that dies is started
-again. It ends with the label files compared byte for byte with those of an undisturbed run, with
-the pictures that were predicted more than once, and with what a reader beside it saw.
+A round labels the same pictures into a new folder and kills whenever a random number of them has
+been predicted, so that every kill hits work; a driver that dies is started again. It ends with the
+label files compared byte for byte with those of an undisturbed run, with the pictures that were
+predicted more than once, and with what a reader beside it saw.
 """
 
 from __future__ import annotations
@@ -177,6 +178,8 @@ def _round(
 ) -> Round:
     out, count = folder / f"out-{seed}", folder / f"count-{seed}"
     one, chance = Round(seed), random.Random(seed)
+    pictures = len(_counts(folder / "count-undisturbed"))
+    moments = [int((number + chance.random()) / kills * pictures) for number in range(kills)]
     reader = Reader(out)
     reader.start()
     start = time.monotonic()
@@ -190,13 +193,10 @@ def _round(
         if one.drivers > kills + 3 or time.monotonic() - start > DRIVER_TIMEOUT_S * (kills + 1):
             driver.kill()
             break
-        if len(one.kills) < kills and _has_begun(machines, count, len(one.kills)):
-            moment = chance.uniform(0, 3.0)
-            time.sleep(moment)
-            if driver.poll() is None:
-                kind = KINDS[(seed + len(one.kills)) % len(KINDS)]
-                _strike(kind, machines, driver, chance)
-                one.kills.append(f"{kind} after {moment:.2f} s")
+        if len(one.kills) < kills and _is_due(moments[len(one.kills)], count, machines):
+            kind = KINDS[(seed + len(one.kills)) % len(KINDS)]
+            one.kills.append(f"{kind} at {len(_counts(count))} pictures")
+            _strike(kind, machines, driver, chance)
         time.sleep(0.05)
     reader.stop()
     one.seconds = round(time.monotonic() - start, 1)
@@ -207,14 +207,9 @@ def _round(
     return one
 
 
-def _has_begun(machines: Machines, count: Path, kills: int) -> bool:
-    """Whether pictures have been predicted since the last kill, so that the next hits work."""
-    lines = sum(_counts(count).values())
-    before = getattr(machines, "lines_at_kill", 0) if kills else 0
-    if lines > before + UNIT_PICTURES // 2:
-        machines.lines_at_kill = lines  # type: ignore[attr-defined]
-        return bool(machines.workers())
-    return False
+def _is_due(moment: int, count: Path, machines: Machines) -> bool:
+    """Whether that many pictures have been predicted and somebody is there to be killed."""
+    return len(_counts(count)) > moment and bool(machines.workers())
 
 
 def _strike(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,10 +37,8 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]
     # Pauses and patience of a test, not of the internet.
     for module, name, value in (
         (store, "READ_TIMEOUT_S", STALL_S / 2),
-        (store, "FIRST_BACKOFF_S", 0.01),
-        (store, "LONGEST_BACKOFF_S", 0.05),
-        (files, "FIRST_PAUSE_S", 0.01),
-        (files, "LONGEST_PAUSE_S", 0.05),
+        (store, "BACKOFF", replace(store.BACKOFF, first_s=0.01, longest_s=0.05)),
+        (files, "BACKOFF", replace(files.BACKOFF, first_s=0.01, longest_s=0.05)),
     ):
         monkeypatch.setattr(module, name, value)
     proxy = FaultyProxy(server, share=0.0, stall_s=STALL_S)

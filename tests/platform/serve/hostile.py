@@ -8,9 +8,10 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 
-import cv2
 import numpy as np
 from PIL import Image
+
+from tests.made_files import encoded, jpeg_that_claims, png
 
 FORMATS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 
@@ -26,7 +27,7 @@ def hostile_bodies() -> Iterator[tuple[str, bytes, dict[str, str]]]:
 
 def _sound(suffix: str) -> bytes:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    return cv2.imencode(suffix, pixels)[1].tobytes()
+    return encoded(pixels, suffix)
 
 
 def _damaged(kind: str, data: bytes) -> Iterator[tuple[str, bytes, dict[str, str]]]:
@@ -55,11 +56,9 @@ def _bombs() -> Iterator[tuple[str, bytes, dict[str, str]]]:
     buffer = BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     yield "png of 400 megapixels, whole", buffer.getvalue(), {}
-    jpeg = bytearray(_sound(".jpg"))
-    start = jpeg.index(b"\xff\xc0")
     for side in (20_000, 65_535):
-        jpeg[start + 5 : start + 9] = struct.pack(">HH", side, side)
-        yield f"jpeg that claims {side} squared", bytes(jpeg), {}
+        jpeg = jpeg_that_claims(_sound(".jpg"), side, side)
+        yield f"jpeg that claims {side} squared", jpeg, {}
     for side in (30_001, 1 << 24):
         head = struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54)
         info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
@@ -77,14 +76,7 @@ def _bombs() -> Iterator[tuple[str, bytes, dict[str, str]]]:
 
 
 def _png(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(bytes(10_000)))
-    return b"\x89PNG\r\n\x1a\n" + head + data + chunk(b"IEND", b"")
+    return png(width, height, bytes(10_000))
 
 
 def _bmp(width: int, height: int) -> bytes:

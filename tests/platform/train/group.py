@@ -108,8 +108,8 @@ def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[
             process.start()
         for process in processes:
             process.join()
-        results = [  # written by ourselves a moment ago
-            torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(count)
+        results = [
+            torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(count)
         ]
     for result in results:
         assert "error" not in result, result["error"]
