@@ -42,7 +42,6 @@ def plan(options: PlanOptions) -> int:
 
 def label(options: LabelOptions) -> int:
     """Labels and returns the exit code."""
-    options = options.model_copy(update={"weights": _absolute(options.weights)})
     store = RunStore(options.out)
     run = open_run(store, options, describe_model(options))
     if not options.dry_run and (done := read_success(store, run, options.output)) is not None:
@@ -81,7 +80,7 @@ def retry_failed(options: RetryOptions) -> int:
     store = RunStore(options.out)
     run = read_run(store)
     if options.weights:
-        moved = run.options.model_copy(update={"weights": _absolute(options.weights)})
+        moved = run.options.model_copy(update={"weights": options.weights})
         run = Run(run.key, moved, run.model, run.identity)
     plan = _plan_of(store, run)
 
@@ -171,12 +170,6 @@ def _failed(out: str, message: str) -> int:
     _say(f"failed: {message}")
     _say(f"what is done is kept in {out}; the same command goes on from there")
     return FAILED
-
-
-def _absolute(path: str) -> str:
-    from pathlib import Path
-
-    return str(Path(path).absolute()) if path else ""
 
 
 def _say(line: str) -> None:

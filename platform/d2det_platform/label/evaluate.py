@@ -20,6 +20,7 @@ from d2det_platform import usage
 from d2det_platform.label.command import OK, label
 from d2det_platform.label.export_coco import RESULTS
 from d2det_platform.label.options import LabelOptions, OutputOptions, WorkOptions
+from d2det_platform.places import Place
 from d2det_platform.store import RunStore
 
 
@@ -29,13 +30,13 @@ class EvaluateOnClusterOptions(PredictOptions):
     Example: python jobs/evaluate.py --annotations val.json --images val/ --weights w.safetensors
     """
 
-    annotations: str
+    annotations: Place
     """COCO-format annotations."""
-    images: str
+    images: Place
     """Folder or URL of the pictures."""
-    weights: str
+    weights: Place
     """Weights file (.safetensors)."""
-    out: str
+    out: Place
     """Folder or URL of the labels; the same again goes on from there, or only scores."""
     score_masks: bool = False
     """Score masks too."""

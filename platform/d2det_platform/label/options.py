@@ -13,6 +13,7 @@ from d2det.config import Config
 from d2det.inference.limits import DecodeLimits
 from d2det.inference.options import PredictOptions
 from d2det_platform.label import uris
+from d2det_platform.places import Place
 
 PLAN_VERSION = 1
 """Grows when the same options would give other units or other rows."""
@@ -115,7 +116,7 @@ class SourceOptions(Config):
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Folders, files, quoted patterns ("lake/**/*.png"), list files (.txt), COCO annotations
     (.json, with --image-root), tables (.parquet); local or s3:// gs:// az:// http(s)://."""
-    image_root: str = ""
+    image_root: Place = ""
     """Folder of the pictures that COCO annotations or a list name relatively."""
     image_column: str = "image"
     """Column of a .parquet input: text is a path or URL, bytes are the picture."""
@@ -129,9 +130,9 @@ class LabelOptions(PredictOptions, SourceOptions):
     Example: d2det label lake/ --weights w.safetensors --out labels/ --tile 800
     """
 
-    out: str
+    out: Place
     """Folder or URL of the results."""
-    weights: str = ""
+    weights: Place = ""
     """Weights file (.safetensors) from training or from `d2det convert`."""
     model: str = ""
     """Instead of weights: module:callable, a list of (H, W, 3) uint8 RGB arrays to Detections."""
@@ -195,7 +196,7 @@ class PlanOptions(LabelOptions):
 
 
 class _Continued(Config):
-    out: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Place]
     """Folder or URL of the results."""
 
 

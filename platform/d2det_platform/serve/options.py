@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from d2det.config import Config
 from d2det.inference.options import PredictOptions
+from d2det_platform.places import LocalPath
 from d2det_platform.serve.limits import Limits
 
 
@@ -92,13 +92,13 @@ class Outside(Config):
 class ServeOptions(Config):
     """What the endpoint is made of; the arguments of the application in a Serve config file."""
 
-    weights: Path | None = None
+    weights: LocalPath | None = None
     """Weights file (.safetensors) from training or from `d2det convert`."""
     model: str | None = None
     """Another detector instead, "module:callable": list of (H, W, 3) uint8 RGB to Detections."""
     name: str = Field(default="d2det", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the model in answers and under /v2/models."""
-    keys: Path | None = None
+    keys: LocalPath | None = None
     """File of API keys that `d2det serve-key` writes; it is read again when it changes."""
     predict: PredictOptions = PredictOptions()
     """How pictures are predicted."""

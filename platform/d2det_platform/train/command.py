@@ -13,10 +13,11 @@ import yaml
 
 from d2det.presets import get_preset
 from d2det_platform.train.options import DataOptions, TrainOptions
+from d2det_platform.train.outcome import RunFailedError
 
 STOPPED = 130
 """Exit code of a run that was asked to stop, that of an interrupted command."""
-_REQUIRED = "REQUIRED"  # stands for the data's paths until they are given
+_REQUIRED = "required://"  # stands for the data's paths until they are given
 
 
 def parse(args: Sequence[str]) -> TrainOptions:
@@ -59,20 +60,24 @@ def run(options: TrainOptions) -> int:
     # Imported here: ray starts slowly, and --help must not.
     from ray.train import TrainingFailedError
 
-    from d2det_platform.train.outcome import RunFailedError
     from d2det_platform.train.run import fit
 
     try:
         outcome, files = fit(options)
     except (TrainingFailedError, RunFailedError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        print(f"d2det train: the run failed: {reason}", file=sys.stderr)
+        print(f"d2det train: the run failed: {_reason(error)}", file=sys.stderr)
         return 1
     if outcome.kind == "stopped":
         print(f"stopped at step {outcome.step} of {options.run_url}; the same command goes on")
         return STOPPED
     print(f"run: {options.run_url}", *files, sep="\n  ")
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """Our own message whole; of a trace of Ray's the last line, which says what was raised."""
+    text = str(error.__cause__ or error).strip()
+    return text if isinstance(error, RunFailedError) else text.splitlines()[-1]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

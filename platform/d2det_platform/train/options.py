@@ -8,18 +8,19 @@ from pydantic import Field, model_validator
 
 from d2det.config import Config, InputConfig, ModelConfig, Preset, TrainConfig
 from d2det.presets import get_preset
+from d2det_platform.places import Place
 
 
 class DataOptions(Config):
     """Where the pictures and their annotations are."""
 
-    train_images: str
+    train_images: Place
     """Folder of the training pictures."""
-    train_annotations: str
+    train_annotations: Place
     """COCO-format JSON of the training pictures."""
-    val_images: str | None = None
+    val_images: Place | None = None
     """Folder of the validation pictures; None: that of the training pictures."""
-    val_annotations: str | None = None
+    val_annotations: Place | None = None
     """COCO-format JSON of the validation pictures; None: no evaluation."""
     loader_threads: int = Field(default=2, ge=1)
     """Threads per worker that read and decode pictures ahead."""
@@ -62,11 +63,11 @@ class TrainOptions(Config):
     data: DataOptions
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; the same name and storage continue it."""
-    storage: str = "runs"
+    storage: Place = Field(default="runs", validate_default=True)
     """Folder or fsspec URL that all workers reach; the run folder is STORAGE/NAME."""
-    trunk: str | None = None
+    trunk: Place | None = None
     """Pretrained trunk weights (a torchvision state dict)."""
-    init: str | None = None
+    init: Place | None = None
     """Weights of ours to fine-tune from; what is bound to classes is drawn anew for other ones."""
     cluster: ClusterOptions = ClusterOptions()
     checkpoint_every_steps: int | None = Field(default=None, ge=1)

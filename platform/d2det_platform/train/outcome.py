@@ -30,4 +30,4 @@ class FatalError(Exception):
 
 
 class RunFailedError(Exception):
-    """The run ended without its result; the message says why, in one line for the person."""
+    """The run ended without its result; the message says why, for the person."""

@@ -51,7 +51,7 @@ def test_a_key_is_needed(running_endpoint: RunningEndpoint) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--weights", "nowhere.safetensors"], "no weights file at nowhere.safetensors"),
+        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
         ([], "either --weights or --model"),
         (["--model", "no.such:thing"], "cannot be imported"),
         (["--model", "json:dumps", "--host", "0.0.0.0"], "d2det serve-key"),

@@ -1,6 +1,7 @@
 """Whole trainings on a small Ray cluster: what they compute must not depend on who computes it."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ def test_two_workers_train_what_one_trains(cluster: None, scenes: Path, tmp_path
     shared = losses(train(scenes, tmp_path, "shared", **plain, cluster__workers=2))
     assert len(alone) == 3
     assert shared == pytest.approx(alone, rel=1e-3)
+
+
+def test_paths_are_those_of_the_person(
+    cluster: None, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray Train moves its workers to a folder of the run, where a relative path finds nothing.
+    monkeypatch.chdir(tmp_path)
+    rows = train(Path(os.path.relpath(scenes)), Path(), "here", train__epochs=1)
+    assert len(losses(rows)) == 3
+    assert (tmp_path / "runs/here/last.safetensors").exists()
 
 
 def test_a_continued_run_equals_an_undisturbed_one_and_reports(
