@@ -32,6 +32,12 @@ _CROWDED = 40
 """From so many objects on, a label wider than its object is left to the legend."""
 _LEGEND_ROWS = 12
 """Most frequent classes that the legend lists."""
+_LEGEND_TEXT = 0.6
+"""Size of the legend's letters over that of labels; never less than `_SMALLEST_TEXT`."""
+_LEGEND_SHARE = 0.08
+"""A legend that would take more of the picture than this hides more than it tells: left out."""
+_SMALLEST_TEXT, _LARGEST_TEXT = 11, 60
+"""Pixels."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ def draw_objects(
         counts = Counter(labels).most_common(_LEGEND_ROWS)
         rows = [(f"{class_names[k]}  {n}", class_colour(k)) for k, n in counts]
         busy = [*written, *np.nan_to_num(boxes).astype(int).tolist()]
-        _draw_legend(canvas, rows, text_size(canvas, style), busy)
+        size = max(_SMALLEST_TEXT, round(_LEGEND_TEXT * text_size(canvas, style)))
+        _draw_legend(canvas, rows, size, busy)
     return canvas
 
 
@@ -224,7 +231,9 @@ def text_size(image: Picture, style: DrawingStyle = DEFAULT_STYLE) -> int:
     """Returns the height of letters that reads well when the picture is shown as a whole."""
     if style.text_size is not None:
         return style.text_size
-    return int(np.clip(round((image.shape[0] * image.shape[1]) ** 0.5 / 45), 11, 60))
+    return int(
+        np.clip(round((image.shape[0] * image.shape[1]) ** 0.5 / 45), _SMALLEST_TEXT, _LARGEST_TEXT)
+    )
 
 
 def _draw_boxes(
@@ -301,12 +310,17 @@ def _caption_places(
 def _draw_legend(
     canvas: Picture, rows: Sequence[tuple[str, Colour]], size: int, busy: Sequence[_Rectangle]
 ) -> None:
-    """Writes names beside their colours on a dark panel in the corner that hides least."""
+    """Writes names beside their colours on a dark panel in the corner that hides least.
+
+    Where the panel would take too much of the picture it is left out.
+    """
     font = _font(size)
     height, width = canvas.shape[:2]
     line, pad = round(size * 1.5), size // 2
     length = max(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(t, font) for t, _ in rows)
     w, h = int(length) + 3 * size, pad + line * len(rows)
+    if w * h > _LEGEND_SHARE * width * height:
+        return
     panels = [
         (x, y, x + w, y + h)
         for y in (pad, max(pad, height - h - pad))

@@ -175,7 +175,7 @@ def _validation(
         best = int(np.nanargmax(values))
         axes.plot(x[best], values[best], "o", ms=8, mfc="none", color=line.get_color())
     if rows:
-        _legend(axes, columns=1, loc="lower right")
+        _legend(axes, columns=1)
     else:
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color=GREY)
 
@@ -201,7 +201,7 @@ def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
     return mean
 
 
-def _legend(axes: Axes, *, columns: int, loc: str = "best") -> None:
+def _legend(axes: Axes, *, columns: int) -> None:
     axes.legend(
-        fontsize=8.5, ncols=columns, loc=loc, frameon=True, framealpha=0.75, edgecolor="none"
+        fontsize=8.5, ncols=columns, loc="best", frameon=True, framealpha=0.75, edgecolor="none"
     )

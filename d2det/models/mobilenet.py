@@ -5,6 +5,9 @@ Letters: N pictures, H x W pixels of the input (multiples of 32).
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from d2det.models import initialization
@@ -55,6 +58,22 @@ class MobileNetV2(nn.Module):
             if i in _STAGE_ENDS:
                 stages.append(x)
         return tuple(stages)
+
+    @torch.no_grad()
+    def centre(self) -> None:
+        """Moves the mean of the first linear bottleneck to zero, leaving all outputs as they are.
+
+        The published weights have channels there of mean 5 and next to no variance, so the
+        normalised expansion behind them computes 127 x - 1974: in bfloat16 nothing is left of it.
+        Nothing but that expansion reads the bottleneck, so any shift of it can be undone in its
+        mean; the best is the one that its mean implies, expansion @ shift = mean.
+        """
+        blocks: Any = self.features
+        bottleneck_norm, (expansion, expansion_norm, _) = blocks[1].conv[-1], blocks[2].conv[0]
+        weight = expansion.weight.flatten(1).double()
+        shift = torch.linalg.lstsq(weight, expansion_norm.running_mean.double()).solution
+        bottleneck_norm.bias -= shift
+        expansion_norm.running_mean -= weight @ shift
 
     def _freeze(self, num_stages: int) -> None:
         """Stops the stem, which is the first layer, and `num_stages` stages from learning."""

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from d2det.models.detector import D2Det
+from d2det.models.mobilenet import MobileNetV2
 from d2det.models.normalization import fold_batch_norms
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,6 +40,8 @@ def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
     stay float32 in any precision: the network casts where they begin.
     """
     model.eval().requires_grad_(False)
+    if isinstance(model.backbone, MobileNetV2):
+        model.backbone.centre()
     fold_batch_norms(model)
     model.to(dtype=DTYPES[precision])
     for name, layer in model.named_modules():

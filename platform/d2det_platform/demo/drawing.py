@@ -12,7 +12,7 @@ from d2det.inference.decode import read_image
 from d2det.visualize import draw_detections
 from d2det_platform.label.schema import DETECTION, read_detections
 
-DRAWN_SCORE = 0.4
+DRAWN_SCORE = 0.5
 _JPEG_QUALITY = 90
 
 

@@ -6,10 +6,11 @@ import ipaddress
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -64,6 +65,7 @@ def serving(*, host: str, port: int) -> Iterator[str]:
                     serve.delete(name)
             ray.shutdown()
         _deployed.clear()
+        end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -143,6 +145,18 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
+
+
+def end_processes_of(folder: Path) -> None:
+    """Ends the processes whose command line names `folder`.
+
+    HAProxy replaces itself by a new process at every change, the last replica's end included; one
+    that starts as its supervisor ends would stay for ever.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if os.fsencode(folder) in command.read_bytes():
+                os.kill(int(command.parent.name), signal.SIGTERM)
 
 
 def _let_the_proxy_answer_alike() -> None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from d2det.models.build import build_detector
+from d2det.models.mobilenet import MobileNetV2
+from d2det.models.normalization import fold_batch_norms, measure_statistics
 from d2det.models.prepare import DTYPES, LAST_LAYERS, prepare_for_inference
 from d2det.presets import get_preset
 from tests.d2det.models.small import pictures, small_detector
@@ -40,6 +42,28 @@ def test_low_precision_features_are_close():
     rounded = prepare_for_inference(copy.deepcopy(model), "bf16").features(batch)
     for a, b in zip(exact, rounded, strict=True):
         assert (a - b.float()).square().mean().sqrt() < 0.03 * a.square().mean().sqrt()
+
+
+@torch.no_grad()
+def test_a_bottleneck_far_from_zero_costs_no_precision():
+    """As in the published weights, whose channels of mean 5 and little variance bfloat16 loses."""
+    torch.manual_seed(0)
+    trunk, pixels = MobileNetV2(), torch.randn(2, 3, 64, 96)
+    bottleneck = trunk.features[1].conv[-1]
+    bottleneck.weight.data *= 0.02
+    bottleneck.bias.data += 5
+    measure_statistics(trunk, pixels)
+    exact = trunk(pixels)
+
+    def error(trunk, pixels):
+        fold_batch_norms(trunk)
+        pairs = zip(exact[:2], trunk.to(pixels.dtype)(pixels), strict=False)
+        return max(float((a - b.float()).square().mean().sqrt()) for a, b in pairs)
+
+    centred = copy.deepcopy(trunk)
+    centred.centre()
+    assert error(copy.deepcopy(centred), pixels) < 1e-3
+    assert error(centred, pixels.bfloat16()) < 0.3 * error(trunk, pixels.bfloat16())
 
 
 def test_a_prepared_network_does_not_learn():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,18 @@ def test_the_proxys_own_error_is_a_problem_too(
     assert f"Content-Length: {len(body)}" in lines
     assert "Retry-After: 1" in lines
     assert json.loads(body)["code"] == "unavailable"
+
+
+def test_only_processes_of_the_endpoint_are_ended(tmp_path: Path) -> None:
+    code = "import time; time.sleep(60)"
+    ours, others = (
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name / "haproxy.cfg")])
+        for name in ("ours", "others")
+    )
+    try:
+        local.end_processes_of(tmp_path / "ours")
+        assert ours.wait(10) != 0
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()
