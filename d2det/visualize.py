@@ -243,13 +243,13 @@ def _draw_boxes(
     line_width: int | None,
 ) -> None:
     """Draws outlines, last first, thinner around objects that a full line would hide."""
-    usual = max(2, round(text_size(canvas) / 9))
+    usual = max(2, round(text_size(canvas) / 12))
     # Far outside, OpenCV's coordinates would overflow.
     limit = 4 * max(canvas.shape)
     corners = np.nan_to_num(boxes).clip(-limit, limit).round().astype(int).tolist()
     for n in reversed(range(len(corners))):
         x1, y1, x2, y2 = corners[n]
-        thin = max(1, min(x2 - x1, y2 - y1) // 16)
+        thin = max(1, min(x2 - x1, y2 - y1) // 24)
         width = line_width or min(usual, thin)
         cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), colours[n], width)
 

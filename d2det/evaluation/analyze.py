@@ -56,7 +56,14 @@ class AnalyzeCommand(Config):
 
 
 def run(options: AnalyzeCommand) -> int:
-    """Analyses, writes the folder, prints the main numbers, and returns the exit code.
+    """Analyses, says where the report is, and returns the exit code; raises as `write_analysis`."""
+    write_analysis(options)
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
+def write_analysis(options: AnalyzeCommand) -> None:
+    """Analyses, writes the folder, and prints the main numbers.
 
     Raises:
         ValueError: a file is missing or does not fit the others; the message says what and where.
@@ -103,8 +110,7 @@ def run(options: AnalyzeCommand) -> int:
         path.write_bytes(png)
     (options.out / "report.html").write_text(page, encoding="utf-8")
     (options.out / "analysis.json").write_text(json.dumps(analysis_numbers(analysis), indent=1))
-    _print(analysis, options.out)
-    return 0
+    _print(analysis)
 
 
 def analysis_numbers(analysis: ErrorAnalysis) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _reader(folder: Path) -> Callable[[str], Picture]:
     return read
 
 
-def _print(analysis: ErrorAnalysis, out: Path) -> None:
+def _print(analysis: ErrorAnalysis) -> None:
     table = Table(title="Kinds of mistakes")
     for heading in ("kind", "AP50 points lost", "number"):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
@@ -172,4 +178,3 @@ def _print(analysis: ErrorAnalysis, out: Path) -> None:
     numbers = "  ".join(f"{k} {percent(v)}" for k, v in analysis.scores.summary.items())
     console.print(numbers, highlight=False)
     console.print(table)
-    console.print(f"report: {out / 'report.html'}", highlight=False)

@@ -43,7 +43,7 @@ def _analyze(options: TrainOptions, store: RunStore, root: Path) -> None:
     assert options.data.val_annotations is not None
     images = options.data.val_images or options.data.train_images
     with local_copy(options.data.val_annotations) as annotations:
-        analyze.run(
+        analyze.write_analysis(
             analyze.AnalyzeCommand(
                 annotations=Path(annotations),
                 results=root / PREDICTIONS,
