@@ -99,9 +99,14 @@ def undisturbed(options: TrainOptions) -> dict[str, Any]:
 
 def disturbed(
     options: TrainOptions, cluster: SmallCluster, victims: list[Victim], choose: random.Random
-) -> dict[str, Any]:
-    """Trains while each of `victims` is killed at a random moment, and returns the result."""
+) -> tuple[dict[str, Any], list[Victim]]:
+    """Trains while each of `victims` is killed at a random moment.
+
+    Returns:
+        The result, and those that were killed: a run may end before the last one's moment.
+    """
     errors: list[BaseException] = []
+    killed: list[Victim] = []
 
     def run() -> None:
         try:
@@ -121,11 +126,12 @@ def disturbed(
         who = choose.randrange(2)
         print(f"  {options.name}: {victim} {who}, {delay:.2f} s into group {number}", flush=True)
         _kill(victim, who, devices, cluster)
+        killed.append(victim)
     thread.join(PATIENCE_S)
     assert not thread.is_alive(), "the run hangs"
     if errors:
         raise errors[0]
-    return result_of(options)
+    return result_of(options), killed
 
 
 def result_of(options: TrainOptions) -> dict[str, Any]:
@@ -203,9 +209,9 @@ def soak(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         order = [choose.choice(VICTIMS) for _ in range(count)]
         started = time.monotonic()
         run = options.model_copy(update={"name": f"disturbed-{arguments.seed}-{len(rows)}"})
-        result = disturbed(run, cluster, order, choose)
+        result, killed = disturbed(run, cluster, order, choose)
         row = {
-            "victims": order,
+            "victims": killed,
             "state_equal": result["state"] == wanted["state"],
             "losses_equal": result["losses"] == wanted["losses"],
             "seconds": time.monotonic() - started,

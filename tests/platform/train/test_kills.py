@@ -30,8 +30,9 @@ def test_a_killed_worker_and_a_killed_controller_of_ray_change_nothing(tmp_path:
         options = long_options(tmp_path, epochs=2, name="undisturbed")
         wanted = undisturbed(options)
         run = options.model_copy(update={"name": "disturbed"})
-        result = disturbed(run, cluster, ["worker", "controller"], random.Random(7))
+        result, killed = disturbed(run, cluster, ["worker", "controller"], random.Random(7))
     finally:
         cluster.close()
+    assert killed
     assert result["losses"] == wanted["losses"]
     assert result["state"] == wanted["state"]
