@@ -48,6 +48,9 @@ class SmallCluster:
     """An empty head and two nodes of one CPU each, on this machine."""
 
     def __init__(self) -> None:
+        # Chosen before the first node starts: a training would switch the token on in this process,
+        # and nodes that are added later would refuse the head.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES},
