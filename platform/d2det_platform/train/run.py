@@ -103,7 +103,7 @@ def _train_to_an_end(options: TrainOptions, store: RunStore) -> Outcome:
             deaths += 1
             if deaths > options.cluster.max_failures:
                 raise
-            logger.warning("the controller died (%s); starting another", error.args[0][:200])
+            logger.warning("the controller died (%.200s); starting another", error)
             continue
         outcome = Outcome(**result)
         card.add_outcome(store, outcome.as_dict())
