@@ -40,6 +40,7 @@ KILLS ?= 30
 ROUNDS ?= 20
 soak: setup
 	$(BIN)/python -m tests.platform.train.plain_kills --kills $(KILLS)
+	$(BIN)/python -m tests.platform.train.plain_kills --kills $(KILLS) --object-store
 	$(BIN)/python -m tests.platform.train.soak --kills $(KILLS)
 	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
 

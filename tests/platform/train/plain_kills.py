@@ -9,6 +9,7 @@ its promise, in seconds a kill.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import train
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.ranks import Ranks
+from tests.platform.train.object_store import ENVIRONMENT, flaky_s3
 from tests.platform.train.soak import long_options, result_of
 
 RANKS = 2
@@ -103,12 +105,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/plain_kills.json"))
+    parser.add_argument(
+        "--object-store", action="store_true", help="runs in S3 of which a tenth of the calls fail"
+    )
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
     choose, rows = random.Random(arguments.seed), []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        options = long_options(folder, epochs=arguments.epochs, name="undisturbed")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as server:
+        folder, place = Path(name), {}
+        if arguments.object_store:
+            address, _ = server.enter_context(flaky_s3())
+            os.environ |= {**ENVIRONMENT, "AWS_ENDPOINT_URL": address}
+            place = {"storage": "s3://lake/runs"}
+        options = long_options(folder, epochs=arguments.epochs, name="undisturbed", **place)
         started = time.monotonic()
         wanted = undisturbed(options, folder)
         longest_s = time.monotonic() - started
