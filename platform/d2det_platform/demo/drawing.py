@@ -18,13 +18,14 @@ _JPEG_QUALITY = 90
 
 def draw_row(picture: Path, row: dict[str, Any], out: Path) -> None:
     """Draws the detections of a row on its picture, and writes that as `out`."""
-    names = dict(sorted((found["category_id"], found["label"]) for found in row["detections"]))
-    labels = {category_id: label for label, category_id in enumerate(names)}
+    names = {found["category_id"]: found["label"] for found in row["detections"]}
+    # Labels are the external ids, so that a class has its colour in every picture.
+    class_names = [names.get(label, "") for label in range(max(names, default=-1) + 1)]
     rows = pa.array(row["detections"], DETECTION)
     drawn = draw_detections(
         read_image(picture),
-        read_detections(rows, (row["height"], row["width"]), labels),
-        list(names.values()),
+        read_detections(rows, (row["height"], row["width"]), {label: label for label in names}),
+        class_names,
         min_score=DRAWN_SCORE,
     )
     cv2.imwrite(str(out), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
