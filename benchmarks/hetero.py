@@ -3,7 +3,8 @@
 Two training processes of this machine compute the lite instance detector; one of them is stopped
 two thirds of the time, in short turns, as a machine a third as fast would be. Measured in turns, in
 one run: what each computes by itself at the same time as the other (their own speeds, whose sum is
-all that could be had), the equal split, and the split that the start-up probe found.
+all that could be had), the equal split, and the split that the training has found after its probe
+and two looks at its steps.
 
     python benchmarks/hetero.py --data DIR [--rounds 5]
 """
@@ -33,6 +34,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from d2det_platform.train.balance import BALANCE_EVERY_STEPS
 from d2det_platform.train.command import parse
 from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import Trainer
@@ -127,12 +129,15 @@ def work(rank: int, arguments: Arguments, folder: Path, results: Any) -> None:
     trainer = Trainer(
         options_of(arguments, folder), Ranks(rank, 2, torch.device("cpu")), PlainHost()
     )
+    if rank == 0:
+        print("plan of the probe:", trainer.balance.plan.images_per_rank, flush=True)
+    settle(trainer)
     plans = {
         "equal split": equal_plan(arguments.global_batch, 2),
         "measured split": trainer.balance.plan,
     }
     if rank == 0:
-        print("plan of the probe:", trainer.balance.plan.images_per_rank, flush=True)
+        print("plan of the training:", plans["measured split"].images_per_rank, flush=True)
     rows = []
     for _ in range(arguments.rounds):
         own = trainer.ranks.gather(own_speed(trainer, arguments))
@@ -146,6 +151,16 @@ def work(rank: int, arguments: Arguments, folder: Path, results: Any) -> None:
     if rank == 0:
         results.put(rows)
     dist.destroy_process_group()
+
+
+def settle(trainer: Trainer) -> None:
+    """Trains on for two of the measurements that every training makes, and keeps their plan."""
+    for _ in range(2):
+        batches = trainer.loader.batches(
+            0, share=partial(trainer.balance.plan.slice, trainer.ranks.rank)
+        )
+        for _ in range(BALANCE_EVERY_STEPS):
+            trainer._step(next(batches))
 
 
 def own_speed(trainer: Trainer, arguments: Arguments) -> float:
