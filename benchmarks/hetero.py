@@ -4,7 +4,7 @@ Two training processes of this machine compute the lite instance detector; one o
 two thirds of the time, in short turns, as a machine a third as fast would be. Measured in turns, in
 one run: what each computes by itself at the same time as the other (their own speeds, whose sum is
 all that could be had), the equal split, and the split that the training has found after its probe
-and two looks at its steps.
+and some looks at its steps.
 
     python benchmarks/hetero.py --data DIR [--rounds 5]
 """
@@ -59,6 +59,8 @@ class Arguments:
     steps: int = 3
     """Steps of each way in a round."""
     rounds: int = 5
+    looks: int = 2
+    """Times that the training looks at its steps and deals anew before it is measured."""
     slowdown: float = 3.0
     json: Path = Path("benchmarks/results/hetero.json")
 
@@ -131,7 +133,7 @@ def work(rank: int, arguments: Arguments, folder: Path, results: Any) -> None:
     )
     if rank == 0:
         print("plan of the probe:", trainer.balance.plan.images_per_rank, flush=True)
-    settle(trainer)
+    settle(trainer, arguments.looks)
     plans = {
         "equal split": equal_plan(arguments.global_batch, 2),
         "measured split": trainer.balance.plan,
@@ -153,9 +155,9 @@ def work(rank: int, arguments: Arguments, folder: Path, results: Any) -> None:
     dist.destroy_process_group()
 
 
-def settle(trainer: Trainer) -> None:
-    """Trains on for two of the measurements that every training makes, and keeps their plan."""
-    for _ in range(2):
+def settle(trainer: Trainer, looks: int) -> None:
+    """Trains on for some of the measurements that every training makes, and keeps their plan."""
+    for _ in range(looks):
         batches = trainer.loader.batches(
             0, share=partial(trainer.balance.plan.slice, trainer.ranks.rank)
         )
@@ -164,13 +166,16 @@ def settle(trainer: Trainer) -> None:
 
 
 def own_speed(trainer: Trainer, arguments: Arguments) -> float:
-    """Images/s of this process, which computes what its measured share is in every step."""
+    """Images/s of this process by itself: steps on its measured share, update included."""
     share = max(trainer.balance.plan.images_per_rank[trainer.ranks.rank], 1)
     batches = trainer.loader.batches(0, share=lambda size: slice(0, share))
     trainer.ranks.gather(None)
     started = time.perf_counter()
     for _ in range(arguments.steps):
         trainer.gradient.compute_alone(next(batches))
+        parameters = [p for p in trainer.model.parameters() if p.grad is not None]
+        # At rate 0, for the weights must stay those of the other process.
+        trainer._update(parameters, trainer._norm(parameters), 0.0)
         trainer.gradient.forget()
     return share * arguments.steps / (time.perf_counter() - started)
 

@@ -83,7 +83,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)  # another cluster may run on this machine
     address = f"http://127.0.0.1:{dashboard}"
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
@@ -92,11 +92,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "120",
         "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1",
+        # `python` of a job is the first in the path of the cluster.
+        "PATH": os.pathsep.join((str(RAY.parent), os.environ["PATH"])),
     }
     environment.pop("RAY_ADDRESS", None)
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
         "--object-store-memory=150000000", f"--temp-dir=/tmp/ray-{port}",
     ]  # fmt: skip
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
