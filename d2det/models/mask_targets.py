@@ -48,22 +48,28 @@ def mask_targets(
     *,
     rounding: Literal["exact", "released"] = "exact",
 ) -> Tensor:
-    """Returns (R, M, M) bool: the masks cropped to the boxes and resized to M x M.
+    """Returns (R, M, M) bool: the masks in the boxes, resized to M x M.
 
-    Bilinear, with the edge of the crop repeated. A target pixel is set where the interpolated mask
-    is at least one half. "released" repeats the 8-bit arithmetic the released code resizes with,
-    bit for bit: its truncations take about half a mask pixel off slanted edges.
+    "exact" reads the mask bilinearly at the centre of each target pixel of the very box, zero
+    beyond the mask, and sets the pixel where that is at least one half: the inverse of how
+    `masks_to_rle` pastes, so nothing is learnt half a pixel off. "released" crops at whole pixels,
+    corners truncated, repeats the edge of the crop, and resizes with the 8-bit arithmetic of the
+    released code, bit for bit: masks move by half a pixel and lose as much at slanted edges.
 
     Args:
         masks: G masks.
         owners: (R,) int64, the mask of each box.
-        boxes: (R, 4) float, in pixels of the pictures; cropped at whole pixels.
-        rounding: of the interpolated mask.
+        boxes: (R, 4) float, in pixels of the pictures.
+        rounding: of boxes and of the interpolated mask.
     """
-    x, y, width, height = pixel_rectangles(boxes).unbind(1)
-    columns, column_weight = _taps(width)
-    rows, row_weight = _taps(height)
-    pixels = _look_up(masks, owners, x[:, None] + columns.flatten(1), y[:, None] + rows.flatten(1))
+    if rounding == "exact":
+        columns, column_weight = _exact_taps(boxes[:, 0], boxes[:, 2])
+        rows, row_weight = _exact_taps(boxes[:, 1], boxes[:, 3])
+    else:
+        x, y, width, height = pixel_rectangles(boxes).unbind(1)
+        columns, column_weight = _released_taps(x, width)
+        rows, row_weight = _released_taps(y, height)
+    pixels = _look_up(masks, owners, columns.flatten(1), rows.flatten(1))
     corners = pixels.view(-1, MASK_SIZE, 2, MASK_SIZE, 2)
     column_weight, row_weight = column_weight[:, None, None], row_weight[:, :, None]
     if rounding == "exact":
@@ -108,15 +114,31 @@ def mask_iou_targets(
     return (overlap / (union + _EPS)).clamp(min=0)
 
 
-def _taps(sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, M, 2) pixels that interpolate each target pixel of crops of `sizes` (R,), and weights."""
-    steps = torch.arange(MASK_SIZE, dtype=torch.float64, device=sizes.device) + 0.5
-    position = (steps * (sizes[:, None].double() / MASK_SIZE) - 0.5).float()
+def _exact_taps(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, M, 2) pixels that interpolate each target pixel between `low` and `high` (R,), weights.
+
+    A pixel's value stands at its centre.
+    """
+    steps = _centres(low.device) / MASK_SIZE
+    position = low[:, None].double() + steps * (high - low)[:, None].double() - 0.5
+    first = position.floor()
+    weight = (position - first).float()
+    return torch.stack((first, first + 1), -1).long(), torch.stack((1 - weight, weight), -1)
+
+
+def _released_taps(start: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, M, 2) pixels that interpolate each target pixel of crops at `start` (R,), and weights."""
+    position = (_centres(sizes.device) * (sizes[:, None].double() / MASK_SIZE) - 0.5).float()
     low = position.floor()
     weight = position - low
     index = torch.stack((low, low + 1), -1).long().clamp(min=0)
     last = sizes[:, None, None] - 1
-    return torch.minimum(index, last), torch.stack((1 - weight, weight), -1)
+    return start[:, None, None] + torch.minimum(index, last), torch.stack((1 - weight, weight), -1)
+
+
+def _centres(device: torch.device) -> Tensor:
+    """(M,) float64 centres of the target pixels, in target pixels."""
+    return torch.arange(MASK_SIZE, dtype=torch.float64, device=device) + 0.5
 
 
 def _look_up(masks: CroppedMasks, owners: Tensor, columns: Tensor, rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pycocotools.mask import decode
 from torch import Tensor
 
 from d2det.models.mask_targets import (
@@ -11,6 +12,7 @@ from d2det.models.mask_targets import (
     overlap_cells_of_masks,
 )
 from d2det.structures import CroppedMasks
+from d2det_ops import masks_to_rle
 
 HEIGHT, WIDTH = 150, 190
 
@@ -75,16 +77,41 @@ def test_released_targets_are_those_of_crop_and_opencv_resize(scene: tuple) -> N
         assert np.array_equal(target.numpy(), expected > 0)
 
 
-def test_exact_targets_round_the_float_resize_at_one_half(scene: tuple) -> None:
+def test_exact_targets_sample_the_mask_at_the_centres_of_the_very_box(scene: tuple) -> None:
     canvas, masks, owners, boxes = scene
     got = mask_targets(masks, owners, boxes)
-    differences = 0
-    for target, owner, box in zip(got, owners.tolist(), boxes, strict=True):
-        expected = cv2.resize(released_crop(canvas[owner], box).astype(np.float32), (28, 28))
-        wrong = target.numpy() != (expected >= 0.5)
-        assert (np.abs(expected[wrong] - 0.5) < 1e-4).all()
-        differences += wrong.sum()
-    assert differences < 1e-4 * got.numel()
+    centres = (torch.arange(28) + 0.5) / 28
+    x, y = (boxes[:, i, None] + centres * (boxes[:, i + 2] - boxes[:, i])[:, None] for i in (0, 1))
+    across = (2 * x / WIDTH - 1)[:, None, :].expand(-1, 28, -1)
+    down = (2 * y / HEIGHT - 1)[:, :, None].expand(-1, -1, 28)
+    grid = torch.stack((across, down), -1)
+    planes = torch.from_numpy(canvas)[owners, None].float()
+    expected = torch.nn.functional.grid_sample(planes, grid, align_corners=False)[:, 0]
+    wrong = got != (expected >= 0.5)
+    assert ((expected[wrong] - 0.5).abs() < 1e-3).all()
+    assert wrong.sum() < 1e-3 * got.numel()
+
+
+def test_pasting_exact_targets_gives_the_masks_back_where_they_were() -> None:
+    """Boxes at any fraction of a pixel: what is learnt must not move when it is pasted."""
+    canvas = np.zeros((40, HEIGHT, WIDTH), np.uint8)
+    generator = np.random.default_rng(6)
+    for mask in canvas:
+        centre = generator.integers((60, 60), (WIDTH - 60, HEIGHT - 60)).tolist()
+        cv2.ellipse(mask, centre, (30, 12), float(generator.uniform(0, 180)), 0, 360, 1, -1)
+    masks, owners = cropped(canvas), torch.arange(40)
+    x, y, w, h = masks.rectangles.float().unbind(1)
+    boxes = torch.stack((x, y, x + w, y + h), 1)
+    boxes += torch.rand(40, 4, generator=torch.manual_seed(7)) * 3 - 1.5
+    targets = mask_targets(masks, owners, boxes)
+    pasted = masks_to_rle(targets.float(), boxes, height=HEIGHT, width=WIDTH)
+    shifts = []
+    for mask, rle in zip(canvas, pasted, strict=True):
+        again = decode(dict(rle)).astype(bool)
+        assert (again & (mask > 0)).sum() / (again | (mask > 0)).sum() > 0.9
+        places = zip(again.nonzero(), mask.nonzero(), strict=True)
+        shifts.append([a.mean() - b.mean() for a, b in places])
+    assert np.abs(np.mean(shifts, 0)).max() < 0.1
 
 
 def test_masks_of_several_pictures_join_object_after_object() -> None:
