@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REPLAN_GAIN = 0.025
+REPLAN_GAIN = 0.0275
 """A new plan must promise a step at least this much shorter. Below it, uncertain speeds would move
 pictures back and forth: of 64 ranks, the one estimated slowest by chance promises 2 %."""
 PASS_COST = 4 / 3

@@ -51,7 +51,7 @@ def test_a_key_is_needed(running_endpoint: RunningEndpoint) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--weights", "/no/w.safetensors"], "no weights file at /no/w.safetensors"),
         ([], "either --weights or --model"),
         (["--model", "no.such:thing"], "cannot be imported"),
         (["--model", "json:dumps", "--host", "0.0.0.0"], "d2det serve-key"),
