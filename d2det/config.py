@@ -120,7 +120,7 @@ class MaskConfig(Config):
     loss_weight: float = 1.0
     scoring_loss_weight: float = 0.5
     target_rounding: Literal["exact", "released"] = "exact"
-    """Mask targets: read in the very box and set from one half on, or by the released code's crop at
+    """Mask targets: read in the very box, set from one half on; or by the released code: a crop at
     whole pixels and 8-bit arithmetic, which move and thin masks by about half a pixel."""
 
 
