@@ -125,6 +125,19 @@ class RunStore:
 
         return call() if self.is_local else _retried(f"read {name}", call)
 
+    @contextlib.contextmanager
+    def local_file(self, name: str) -> Iterator[Path]:
+        """Yields the path of a local file with the content of `name`: the file itself, or a copy
+        that is gone afterwards. Memory does not grow with its size."""
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(name).name
+            self.filesystem.invalidate_cache()
+            _retried(f"read {name}", lambda: self.filesystem.get_file(self.path(name), str(copy)))
+            yield copy
+
     def names(self, folder: str) -> list[str]:
         """Returns the names of the entries of `folder`, sorted; none if it does not exist."""
 
@@ -171,10 +184,8 @@ def local_copy(place: str) -> Iterator[str]:
         yield place
         return
     folder, _, name = place.rpartition("/")
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / name
-        copy.write_bytes(RunStore(folder).read(name))
-        yield str(copy)
+    with RunStore(folder).local_file(name) as path:
+        yield str(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

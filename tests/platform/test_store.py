@@ -1,6 +1,8 @@
 """Files appear whole or not at all; of several creators one succeeds, on any kind of store."""
 
+import hashlib
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,20 @@ def test_a_local_file_of_any_size_is_uploaded_whole(store: RunStore, tmp_path: P
     (tmp_path / "source").write_bytes(b"0123456789" * 300_000)
     store.upload("folder/copy", tmp_path / "source")
     assert store.read("folder/copy") == (tmp_path / "source").read_bytes()
+
+
+def test_a_file_of_any_size_is_had_locally_in_little_memory(store: RunStore) -> None:
+    content = b"0123456789" * 3_000_000
+    store.write("folder/large", content)
+    tracemalloc.start()
+    with store.local_file("folder/large") as path, path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert store.is_local or not path.exists()
+    if store.is_local:  # fsspec's store in memory makes copies of its own
+        assert peak < len(content) / 4
 
 
 def test_of_many_creators_at_once_one_succeeds(tmp_path: Path) -> None:

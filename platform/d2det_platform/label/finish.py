@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from typing import Any
 
@@ -73,8 +72,9 @@ def _write_errors(store: RunStore, run: Run, plan: Plan) -> list[str]:
 
 
 def _file_entry(store: RunStore, name: str) -> dict[str, Any]:
-    data = store.read(name)
-    entry: dict[str, Any] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    if name.endswith(".parquet"):
-        entry["rows"] = pq.ParquetFile(io.BytesIO(data)).metadata.num_rows
+    with store.local_file(name) as path, path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": digest}
+        if name.endswith(".parquet"):
+            entry["rows"] = pq.read_metadata(path).num_rows
     return entry
