@@ -72,14 +72,21 @@ def jpeg_of(size: int) -> bytes:
 
 
 def overhead(picture: Path) -> dict[str, Any]:
-    """Echo and decode through the whole endpoint, beside plain uvicorn."""
+    """Echo and decode through the whole endpoint, beside plain uvicorn.
+
+    The very app that plain uvicorn runs is measured as a Ray Serve application too: what an
+    endpoint that does nothing gets of uvicorn's rate, with HAProxy and the replica beside the
+    client on the cores of one machine.
+    """
     apps = {
         "together": options("Echo", together=True),
         "split": options("Echo"),
         "decoded": options("Decoded", together=True),
     }
     with endpoint(apps) as address, plain_server() as plain:
+        deploy_plain()
         pairs = {
+            "nothing on Ray Serve": (f"{address}/plain/echo", f"{plain}/echo", None),
             "echo, together": (f"{address}/together/v1/detect", f"{plain}/echo", 0.5),
             "echo, split": (f"{address}/split/v1/detect", f"{plain}/echo", None),
             "decoded, together": (f"{address}/decoded/v1/detect", f"{plain}/decode", 0.5),
@@ -87,7 +94,7 @@ def overhead(picture: Path) -> dict[str, Any]:
         rows = {}
         for clients in (8, 32, 1):
             for name, (ours, theirs, wanted) in pairs.items():
-                if clients != 8 and name != "echo, together":
+                if clients != 8 and name not in ("echo, together", "nothing on Ray Serve"):
                     continue
                 found = compare(ours, theirs, picture, clients=clients, wanted=wanted)
                 rows[f"{name}, {clients} clients"] = found
@@ -247,6 +254,24 @@ def endpoint(apps: dict[str, ServeOptions]) -> Iterator[str]:
         for name, chosen in apps.items():
             deploy(chosen, name=name, prefix=f"/{name}")
         yield address
+
+
+def deploy_plain() -> None:
+    """Puts the app of `plain_server` on Ray Serve, without anything of ours."""
+    import plain_server
+    from ray import serve
+
+    class Plain:
+        """Only what Serve needs."""
+
+    deployment = serve.deployment(
+        serve.ingress(plain_server.app)(Plain),
+        name="plain",
+        max_ongoing_requests=4096,
+        ray_actor_options={"num_cpus": 0.1},
+        logging_config={"enable_access_log": False},
+    )
+    serve.run(deployment.bind(), name="plain", route_prefix="/plain")
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def create_app(service: Service, *, sends_request_id: bool = True) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
-    for routes in (page, native, scenes, oip_routes, labelstudio):
+    for routes in (native, scenes, oip_routes, labelstudio, page):  # looked through in order
         app.include_router(routes.router(service))
     app.add_exception_handler(Problem, _of_problem)
     app.add_exception_handler(RequestValidationError, _of_validation)

@@ -83,7 +83,6 @@ class Engine:
             max_items=self.batching.max_pictures,
             max_cost=max_pixels,
             in_flight=lambda: in_flight,
-            max_waiting=lambda: 1_000_000,  # callers are counted before they get here
         )
         self._started: dict[object, float] = {}
         self._last_success = time.monotonic()
@@ -144,7 +143,10 @@ class Engine:
                 image, decode_ms = await self._decode(job)
                 ready = _Ready(image, job, decode_ms, time.monotonic())
                 return await self._batcher.submit(
-                    ready, deadline=deadline, background=job.background
+                    ready,
+                    deadline=deadline,
+                    background=job.background,
+                    admitted=True,  # callers are counted before they get here
                 )
             except DecodeError as error:
                 return Answer(reason=error.reason, detail=error.detail)
