@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import pyarrow as pa
@@ -54,8 +55,14 @@ class LocalEngine:
         """Does units in order and yields what became of each."""
         worker = Worker(self._store, run, num_threads=self._num_threads)
         with ThreadPoolExecutor(CALLS_PER_WORKER) as pool:
+            begun: deque[Future[UnitResult]] = deque()
             try:
-                yield from pool.map(lambda ref: worker.run(ref, attempt), refs)
+                for ref in refs:
+                    if len(begun) == CALLS_PER_WORKER:
+                        yield begun.popleft().result()
+                    begun.append(pool.submit(worker.run, ref, attempt))
+                while begun:
+                    yield begun.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
                 worker.close()
