@@ -74,7 +74,7 @@ def connect(
         include_dashboard=has_dashboard,
         dashboard_host="127.0.0.1",
         log_to_driver=log_to_driver,
-        runtime_env={"worker_process_setup_hook": f"{__name__}.{know_own_cluster.__name__}"},
+        runtime_env=OWN_CLUSTER,
     )
 
 
@@ -88,6 +88,10 @@ def know_own_cluster() -> None:
     import ray
 
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+OWN_CLUSTER = {"worker_process_setup_hook": f"{__name__}.{know_own_cluster.__name__}"}
+"""Runtime environment in which every worker knows its own cluster."""
 
 
 def object_store_size(memory_bytes: int) -> int:

@@ -27,6 +27,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from d2det.data.synthetic import write_dataset
+from d2det_platform.cluster import OWN_CLUSTER
 from d2det_platform.store import RunStore
 from d2det_platform.train import card, checkpoints
 from d2det_platform.train.metrics import FILE as METRICS
@@ -56,7 +57,7 @@ class SmallCluster:
             head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES},
         )
         self._nodes = [self._add(), self._add()]
-        ray.init(address=self._cluster.address)
+        ray.init(address=self._cluster.address, runtime_env=OWN_CLUSTER)
 
     def replace_a_node(self, which: int) -> None:
         """Kills the raylet of a node as a power cut would, and adds a new node."""
