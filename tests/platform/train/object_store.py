@@ -35,7 +35,7 @@ class Flaky:
             return answer
         status = self._choose.choice(["503 Service Unavailable", "500 Internal Server Error"])
         start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(_FAILURE)))])
-        return [_FAILURE]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [_FAILURE]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ray.cluster_utils import Cluster
 
 from d2det.data.synthetic import write_dataset
 from d2det_platform.cluster import OWN_CLUSTER
+from d2det_platform.serve.local import free_port
 from d2det_platform.store import RunStore
 from d2det_platform.train import card, checkpoints
 from d2det_platform.train.metrics import FILE as METRICS
@@ -52,9 +53,12 @@ class SmallCluster:
         # Chosen before the first node starts: a training would switch the token on in this process,
         # and nodes that are added later would refuse the head.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # A controller that has died is found out through the dashboard, which must not stand in
+        # the way of another cluster's on this machine.
+        dashboard = {"include_dashboard": True, "dashboard_port": free_port()}
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES},
+            head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES, **dashboard},
         )
         self._nodes = [self._add(), self._add()]
         ray.init(address=self._cluster.address, runtime_env=OWN_CLUSTER)

@@ -1,9 +1,11 @@
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from d2det_platform import store as store_module
 from d2det_platform.store import RunStore
 from d2det_platform.train import checkpoints
 from d2det_platform.train.checkpoints import Checkpoint, DamagedCheckpointError
@@ -109,11 +111,14 @@ def test_five_hundred_damages_are_detected_and_the_previous_checkpoint_is_used(
     detects_damages(store, 500)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("trials", [8, pytest.param(500, marks=pytest.mark.slow)])
 def test_damages_are_detected_in_an_object_store_of_which_a_tenth_of_the_calls_fail(
-    s3: Flaky, caplog: pytest.LogCaptureFixture, trials: int
+    s3: Flaky, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
     caplog.set_level(logging.CRITICAL)
+    # As many attempts as ever, but thousands of calls fail: the pauses alone would take an hour.
+    monkeypatch.setattr(store_module, "BACKOFF", replace(store_module.BACKOFF, first_s=0.01))
     detects_damages(RunStore(f"s3://lake/{trials}"), trials)
     assert s3.failures > trials / 4
 
