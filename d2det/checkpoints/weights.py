@@ -169,7 +169,7 @@ def load_detector(
         model = build_detector(weights.preset.model)
     require_equal(weights.tensors, model.state_dict(), f"{path} does not fit its own preset")
     model.load_state_dict(weights.tensors, assign=True)
-    model = prepare_for_inference(model, precision).to(device)
+    model = prepare_for_inference(model.to(device), precision)
     return LoadedDetector(model, weights.preset, weights.categories, weights.digest)
 
 

@@ -81,7 +81,7 @@ def _detector(options: BenchCommand) -> LoadedDetector:
     assert options.preset is not None
     preset = get_preset(options.preset)
     torch.manual_seed(0)
-    model = prepare_for_inference(build_detector(preset.model), options.precision).to(device)
+    model = prepare_for_inference(build_detector(preset.model).to(device), options.precision)
     names = preset.classes or tuple(str(k) for k in range(preset.model.num_classes))
     return LoadedDetector(model, preset, tuple(Category(i, n) for i, n in enumerate(names)), "")
 

@@ -12,7 +12,7 @@ from d2det.boxes import decode_deltas
 from d2det.config import RegressionConfig
 from d2det.models import initialization
 from d2det.models.precision import answer
-from d2det.models.roi_pooling import ROI_SIZE
+from d2det.models.roi_pooling import RoiLinear
 
 DELTA_STD = (0.1, 0.1, 0.2, 0.2)
 """Units of the predicted (dx, dy, dw, dh), so that targets have about unit variance."""
@@ -23,7 +23,7 @@ class DeltaRegression(nn.Module):
 
     def __init__(self, channels: int, config: RegressionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels * ROI_SIZE**2, config.hidden)
+        self.fc1 = RoiLinear(channels, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
         self.deltas = nn.Linear(config.hidden, 4)
         initialization.xavier(self.fc1, self.fc2)
@@ -34,8 +34,8 @@ class DeltaRegression(nn.Module):
 
         The mean of 2 x 2 bins of a 14 x 14 RoIAlign is a 7 x 7 RoIAlign with twice the samples.
         """
-        x = F.avg_pool2d(x, 2).flatten(1)
-        hidden = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
+        hidden = F.relu(self.fc1(F.avg_pool2d(x, 2)), inplace=True)
+        hidden = F.relu(self.fc2(hidden), inplace=True)
         return answer(self.deltas, hidden)
 
     def decode(self, boxes: Tensor, deltas: Tensor) -> Tensor:

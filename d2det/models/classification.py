@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from d2det.config import ClassificationConfig, RoiPoolingConfig
 from d2det.models import initialization
 from d2det.models.precision import answer
-from d2det.models.roi_pooling import ROI_SIZE, DiscriminativeRoiPooling
+from d2det.models.roi_pooling import DiscriminativeRoiPooling, RoiLinear
 
 
 class ClassificationBranch(nn.Module):
@@ -29,7 +29,7 @@ class ClassificationBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.pooling = DiscriminativeRoiPooling(channels, pooling)
-        self.fc1 = nn.Linear(channels * ROI_SIZE**2, config.hidden)
+        self.fc1 = RoiLinear(channels, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
         self.logits = nn.Linear(config.hidden, num_classes + 1)
         initialization.xavier(self.fc1, self.fc2)
@@ -41,6 +41,6 @@ class ClassificationBranch(nn.Module):
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Returns (R, K + 1) float32 logits from pooled features (R, C, 7, 7)."""
-        hidden = F.relu(self.fc1(pooled.flatten(1)), inplace=True)
+        hidden = F.relu(self.fc1(pooled), inplace=True)
         hidden = F.relu(self.fc2(hidden), inplace=True)
         return answer(self.logits, hidden)

@@ -9,6 +9,7 @@ import torch
 from d2det.models.detector import D2Det
 from d2det.models.mobilenet import MobileNetV2
 from d2det.models.normalization import fold_batch_norms
+from d2det.models.onednn import use_onednn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -37,7 +38,8 @@ def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
 
     Normalisations are folded into convolutions before rounding to `precision`, and weights are laid
     out channels last. The last layers of all branches, box arithmetic, softmax and pooling weights
-    stay float32 in any precision: the network casts where they begin.
+    stay float32 in any precision: the network casts where they begin. `model` should be on the
+    device where it will run, for which some layers are replaced.
     """
     model.eval().requires_grad_(False)
     if isinstance(model.backbone, MobileNetV2):
@@ -47,5 +49,6 @@ def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
     for name, layer in model.named_modules():
         if name in LAST_LAYERS:
             layer.float()
+    use_onednn(model)
     model.to(memory_format=torch.channels_last)
     return model

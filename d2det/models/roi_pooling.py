@@ -53,6 +53,17 @@ def align_rois(features: Sequence[Tensor], rois: Tensor) -> Tensor:
     )
 
 
+class RoiLinear(nn.Linear):
+    """A linear layer over whole pooled RoIs."""
+
+    def __init__(self, channels: int, out_features: int) -> None:
+        super().__init__(channels * ROI_SIZE**2, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (R, out) from x (R, C, 7, 7)."""
+        return super().forward(x.flatten(1))
+
+
 class DiscriminativeRoiPooling(nn.Module):
     """Pools RoIs at predicted offsets and averages the bins by predicted weights.
 
