@@ -23,10 +23,11 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Which pooling windows an index of one axis lies in: [first[k], last[k]).
+// Pooling windows along one axis: input k lies in windows [first[k], last[k]), and window o holds
+// inputs [begin[o], end[o]).
 struct Windows {
   int64_t extent, count;  // inputs, outputs
-  std::vector<int64_t> first, last;
+  std::vector<int64_t> first, last, begin, end;
 
   Windows(int64_t extent, int64_t kernel, int64_t stride, int64_t padding)
       : extent(extent), count((extent + 2 * padding - kernel) / stride + 1) {
@@ -34,6 +35,10 @@ struct Windows {
       const int64_t reach = k + padding - kernel;  // before the first window that contains k
       first.push_back(reach < 0 ? 0 : reach / stride + 1);
       last.push_back(std::min((k + padding) / stride + 1, count));
+    }
+    for (int64_t o = 0; o < count; ++o) {
+      begin.push_back(std::max(o * stride - padding, int64_t(0)));
+      end.push_back(std::min(o * stride - padding + kernel, extent));
     }
   }
 };
@@ -50,15 +55,17 @@ struct Layout {
 
   int64_t size() const { return pixels * channels; }
 
+  // Where the vectors after channel c of RoI r begin.
+  int64_t next(int64_t r, int64_t c, int64_t lanes) const {
+    return c + lanes < channels ? r * size() + (c + lanes) * channel : (r + 1) * size();
+  }
+
   // Copies channels [c, c + lanes) into one vector a pixel, or back.
   template <typename T>
   D2DET_INLINE void gather(const T* data, int64_t c, int lanes, Vec<Accumulator<T>>* to) const {
     data += c * channel;
     if (channel == 1 && lanes == kLanes<Accumulator<T>>) {
-      for (int64_t p = 0; p < pixels; ++p) {
-        __builtin_prefetch(data + p * pixel + lanes);  // the next channels are far from stale
-        to[p] = load(data + p * pixel);
-      }
+      for (int64_t p = 0; p < pixels; ++p) to[p] = load(data + p * pixel);
       return;
     }
     std::fill_n(to, pixels, Vec<Accumulator<T>>{});
@@ -112,26 +119,43 @@ struct Block {
         sum(p.out.pixels),
         sum_x(sum.size()) {}
 
+  // The sum of term(z) over the pixels, in four chains: in one, each addition waits for the last.
+  template <typename Term>
+  D2DET_INLINE Vec<A> sum_z(const Term& term) const {
+    Vec<A> a = {}, b = {}, c = {}, d = {};
+    size_t i = 0;
+    for (; i + 4 <= z.size(); i += 4)
+      a += term(z[i]), b += term(z[i + 1]), c += term(z[i + 2]), d += term(z[i + 3]);
+    for (; i < z.size(); ++i) a += term(z[i]);
+    return (a + b) + (c + d);
+  }
+
   // Biased mean and 1 / deviation of z.
   D2DET_INLINE void measure(Vec<A>& mean, Vec<A>& rstd) const {
-    Vec<A> total = {}, squares = {};
-    for (const Vec<A>& v : z) total += v;
-    mean = total / A(z.size());
-    for (const Vec<A>& v : z) squares += (v - mean) * (v - mean);
+    mean = sum_z([](Vec<A> v) { return v; }) / A(z.size());
+    const Vec<A> centre = mean;
+    const Vec<A> squares = sum_z([centre](Vec<A> v) { return (v - centre) * (v - centre); });
     const Vec<A> variance = squares / A(z.size()) + p.eps;
     for (int l = 0; l < kLanes<A>; ++l) rstd[l] = A(1) / std::sqrt(variance[l]);
   }
 
-  // Normalises z, and fills gate = exp(scale (sigmoid(t) - 1)) and, if asked, slope = d gate / dt,
-  // t = weight z + bias. The factor exp(-scale) cancels in the quotient and keeps sums small.
+  // Fills gate = exp(scale (sigmoid(t) - 1)), t = weight z + bias of the normalised z, and if asked
+  // slope = d gate / dt, and z with the normalised ones. The factor exp(-scale) cancels in the
+  // quotient and keeps sums small. Meanwhile it asks for the vectors of x and logits at `next`:
+  // neighbouring pixels lie too far apart for the processor to guess.
   template <bool kSlope>
-  D2DET_INLINE void open(Vec<A> mean, Vec<A> rstd, Vec<A> weight, Vec<A> bias) {
+  D2DET_INLINE void open(Vec<A> mean, Vec<A> rstd, Vec<A> weight, Vec<A> bias, int64_t next) {
     for (size_t i = 0; i < z.size(); ++i) {
-      z[i] = (z[i] - mean) * rstd;
-      const Vec<A> e = exponential(z[i] * weight + bias);
+      __builtin_prefetch(p.logits + next + i * p.in.pixel);
+      __builtin_prefetch(p.x + next + i * p.in.pixel);
+      const Vec<A> normal = (z[i] - mean) * rstd;
+      const Vec<A> e = exponential(normal * weight + bias);
       const Vec<A> closed = A(1) / (e + A(1));  // 1 - sigmoid
       gate[i] = exponential(closed * -p.gate_scale);
-      if constexpr (kSlope) slope[i] = gate[i] * closed * (e * closed) * p.gate_scale;
+      if constexpr (kSlope) {
+        z[i] = normal;
+        slope[i] = gate[i] * closed * (e * closed) * p.gate_scale;
+      }
     }
   }
 
@@ -139,19 +163,17 @@ struct Block {
   D2DET_INLINE void gather_windows() {
     sum.clear(), sum_x.clear();
     const int64_t width = p.columns.count;
-    for (int64_t v = 0, i = 0; v < p.rows.extent; ++v) {
-      row.clear(), row_x.clear();
-      for (int64_t u = 0; u < p.columns.extent; ++u, ++i) {
-        const Vec<A> weighted = gate[i] * x[i];
-        for (int64_t o = p.columns.first[u]; o < p.columns.last[u]; ++o) {
-          row[o] += gate[i];
-          row_x[o] += weighted;
+    for (int64_t v = 0; v < p.rows.extent; ++v) {
+      const int64_t start = v * p.columns.extent;
+      for (int64_t j = 0; j < width; ++j) {
+        Vec<A> part = {}, part_x = {};
+        for (int64_t i = start + p.columns.begin[j]; i < start + p.columns.end[j]; ++i) {
+          part += gate[i];
+          part_x += gate[i] * x[i];
         }
-      }
-      for (int64_t o = p.rows.first[v]; o < p.rows.last[v]; ++o) {
-        for (int64_t j = 0; j < width; ++j) {
-          sum[o * width + j] += row[j];
-          sum_x[o * width + j] += row_x[j];
+        for (int64_t o = p.rows.first[v]; o < p.rows.last[v]; ++o) {
+          sum[o * width + j] += part;
+          sum_x[o * width + j] += part_x;
         }
       }
     }
@@ -200,7 +222,8 @@ D2DET_CLONES void forward(const Problem<T>& p, int64_t begin, int64_t end, T* ou
       block.measure(centre, scale);
       store(mean + r * channels + c, centre, lanes);
       store(rstd + r * channels + c, scale, lanes);
-      block.template open<false>(centre, scale, load(p.weight + c, lanes), load(p.bias + c, lanes));
+      const Vec<A> weight = load(p.weight + c, lanes), bias = load(p.bias + c, lanes);
+      block.template open<false>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>));
       block.gather_windows();
       for (size_t o = 0; o < block.sum.size(); ++o) block.sum[o] = block.sum_x[o] / block.sum[o];
       p.out.scatter(block.sum.data(), c, lanes, out + r * p.out.size());
@@ -225,7 +248,8 @@ D2DET_CLONES void backward(const Problem<T>& p, int64_t begin, int64_t end, cons
       p.out.gather(grad + r * p.out.size(), c, lanes, g.data());
       const Vec<A> weight = load(p.weight + c, lanes), bias = load(p.bias + c, lanes);
       const Vec<A> scale = load(rstd + r * channels + c, lanes);
-      block.template open<true>(load(mean + r * channels + c, lanes), scale, weight, bias);
+      const Vec<A> centre = load(mean + r * channels + c, lanes);
+      block.template open<true>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>));
       block.gather_windows();
       for (size_t o = 0; o < g.size(); ++o) {
         const Vec<A> y = block.sum_x[o] / block.sum[o];
