@@ -52,7 +52,7 @@ class D2Det(nn.Module):
 
     def features(self, images: ImageBatch) -> tuple[Tensor, ...]:
         """Returns P2..P6, each (N, C, H_l, W_l) in the network's precision, channels last."""
-        dtype = next(self.parameters()).dtype
+        dtype = next(self.backbone.parameters()).dtype
         pixels = images.pixels.to(dtype=dtype, memory_format=torch.channels_last)
         levels: tuple[Tensor, ...] = self.fpn(self.backbone(pixels))
         return levels

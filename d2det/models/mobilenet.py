@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from d2det.models import initialization
 from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential
+from d2det.models.precision import narrow
 
 # Expansion, output channels, number of blocks and first stride of each group (table 2 there).
 _GROUPS = (
@@ -52,8 +53,8 @@ class MobileNetV2(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns C2..C5, (N, `out_channels`[i], H / 2^(i + 2), W / 2^(i + 2))."""
-        x, stages = pixels, []
-        for i, layer in enumerate(self.features):
+        x, stages = narrow(self.features[0](pixels), self.features[1]), []
+        for i, layer in enumerate(self.features[1:], start=1):
             x = layer(x)
             if i in _STAGE_ENDS:
                 stages.append(x)

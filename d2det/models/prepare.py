@@ -18,6 +18,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 
+FIRST_LAYERS = frozenset(("backbone.conv1", "backbone.features.0.0"))
+"""Their input is the picture: see `precision.narrow`."""
 LAST_LAYERS = frozenset(
     (
         "rpn.logits",
@@ -37,9 +39,9 @@ def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
     """Returns `model` itself, changed for inference: it cannot be trained or saved afterwards.
 
     Normalisations are folded into convolutions before rounding to `precision`, and weights are laid
-    out channels last. The last layers of all branches, box arithmetic, softmax and pooling weights
-    stay float32 in any precision: the network casts where they begin. `model` should be on the
-    device where it will run, for which some layers are replaced.
+    out channels last. The first layer, the last ones of all branches, box arithmetic, softmax and
+    pooling weights stay float32 in any precision: the network casts where they begin. `model`
+    should be on the device where it will run, for which some layers are replaced.
     """
     model.eval().requires_grad_(False)
     if isinstance(model.backbone, MobileNetV2):
@@ -47,7 +49,7 @@ def prepare_for_inference(model: D2Det, precision: Precision = "fp32") -> D2Det:
     fold_batch_norms(model)
     model.to(dtype=DTYPES[precision])
     for name, layer in model.named_modules():
-        if name in LAST_LAYERS:
+        if name in FIRST_LAYERS | LAST_LAYERS:
             layer.float()
     use_onednn(model)
     model.to(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from d2det.models import initialization
 from d2det.models.dcn import ModulatedDeformConv2d
 from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential, normalized
+from d2det.models.precision import narrow
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _EXPANSION = 4
@@ -42,7 +43,8 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns C2..C5, (N, 256 * 2^i, H / 2^(i + 2), W / 2^(i + 2)), of pixels (N, 3, H, W)."""
-        x = self.maxpool(F.relu(normalized(self.conv1, self.bn1, pixels), inplace=True))
+        x = F.relu(normalized(self.conv1, self.bn1, pixels), inplace=True)
+        x = self.maxpool(narrow(x, self.layer1))
         stages = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)

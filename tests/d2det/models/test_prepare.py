@@ -10,7 +10,7 @@ from d2det.models.build import build_detector
 from d2det.models.mobilenet import MobileNetV2
 from d2det.models.normalization import fold_batch_norms, measure_statistics
 from d2det.models.onednn import RoiConv2d, use_onednn
-from d2det.models.prepare import DTYPES, LAST_LAYERS, prepare_for_inference
+from d2det.models.prepare import DTYPES, FIRST_LAYERS, LAST_LAYERS, prepare_for_inference
 from d2det.models.roi_pooling import RoiLinear
 from d2det.presets import get_preset
 from tests.d2det.models.small import pictures, small_detector
@@ -53,8 +53,8 @@ def test_layers_for_onednn_compute_what_they_did():
 def test_low_precision_runs_through_and_answers_in_float32(precision):
     model = prepare_for_inference(small_detector(), precision)
     for name, parameter in model.named_parameters():
-        is_last = name.rpartition(".")[0] in LAST_LAYERS
-        assert parameter.dtype == (torch.float32 if is_last else DTYPES[precision]), name
+        is_wide = name.rpartition(".")[0] in FIRST_LAYERS | LAST_LAYERS
+        assert parameter.dtype == (torch.float32 if is_wide else DTYPES[precision]), name
     (found,) = model.detect(pictures((90, 120)))
     assert len(found) > 0
     for values in (found.boxes, found.scores, found.masks, found.mask_scores):
@@ -98,7 +98,7 @@ def test_a_prepared_network_does_not_learn():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_all_last_layers_have_the_names_that_keep_them_wide():
+def test_all_first_and_last_layers_have_the_names_that_keep_them_wide():
     kinds = (small_detector(), build_detector(get_preset("faster_rcnn_r50").model))
     names = {name for model in kinds for name, _ in model.named_modules()}
-    assert names >= LAST_LAYERS
+    assert names >= FIRST_LAYERS | LAST_LAYERS
