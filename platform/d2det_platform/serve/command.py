@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -13,7 +14,13 @@ from pydantic import Field
 
 from d2det.config import Config
 from d2det_platform.serve.auth import new_key, read_keys
-from d2det_platform.serve.local import is_loopback, refuse_taken_port, running, starts_cluster
+from d2det_platform.serve.local import (
+    deploy,
+    is_loopback,
+    refuse_taken_port,
+    serving,
+    starts_cluster,
+)
 from d2det_platform.serve.model import describe
 from d2det_platform.serve.options import ServeCommand, ServeOptions
 
@@ -40,13 +47,25 @@ def run(options: ServeCommand) -> int:
     values = options.model_dump(exclude={"host", "port"})
     stop = threading.Event()
     print("starting; a detector is loaded and warmed up ...", file=sys.stderr, flush=True)
-    with running(ServeOptions(**values), host=options.host, port=options.port) as address:
-        for each in (signal.SIGTERM, signal.SIGINT):  # after Ray, whose own handler aborts
-            signal.signal(each, lambda *_: stop.set())
+    with serving(host=options.host, port=options.port) as address:
+        _on_signals(_interrupt)
+        deploy(ServeOptions(**values))
+        _on_signals(lambda *_: stop.set())
         print(f"ready: {address} (a page to try it, /openapi.json, Ctrl-C to stop)", flush=True)
         stop.wait()
         print("stopping ...", file=sys.stderr, flush=True)
     return 0
+
+
+def _on_signals(handler: Callable[..., None]) -> None:
+    """Sets what Ctrl-C and SIGTERM do. Ray's own handler aborts, and what a shell starts in the
+    background ignores Ctrl-C: both would leave processes behind."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def refuse_early(options: ServeCommand) -> None:

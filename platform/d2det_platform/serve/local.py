@@ -27,14 +27,6 @@ DRAIN_S = "2"
 
 
 @contextmanager
-def running(options: ServeOptions, *, host: str, port: int) -> Iterator[str]:
-    """Runs the endpoint and yields its address once it is ready; stops all of it in the end."""
-    with serving(host=host, port=port) as address:
-        deploy(options)
-        yield address
-
-
-@contextmanager
 def serving(*, host: str, port: int) -> Iterator[str]:
     """Runs Ray Serve without an application and yields its address.
 
