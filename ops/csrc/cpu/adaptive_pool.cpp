@@ -55,9 +55,11 @@ struct Layout {
 
   int64_t size() const { return pixels * channels; }
 
-  // Where the vectors after channel c of RoI r begin.
-  int64_t next(int64_t r, int64_t c, int64_t lanes) const {
-    return c + lanes < channels ? r * size() + (c + lanes) * channel : (r + 1) * size();
+  // Where the vectors after channel c of RoI r begin; the last RoI before `end` is followed by
+  // itself.
+  int64_t next(int64_t r, int64_t c, int64_t lanes, int64_t end) const {
+    if (c + lanes < channels) return r * size() + (c + lanes) * channel;
+    return std::min(r + 1, end - 1) * size();
   }
 
   // Copies channels [c, c + lanes) into one vector a pixel, or back.
@@ -223,7 +225,7 @@ D2DET_CLONES void forward(const Problem<T>& p, int64_t begin, int64_t end, T* ou
       store(mean + r * channels + c, centre, lanes);
       store(rstd + r * channels + c, scale, lanes);
       const Vec<A> weight = load(p.weight + c, lanes), bias = load(p.bias + c, lanes);
-      block.template open<false>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>));
+      block.template open<false>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>, end));
       block.gather_windows();
       for (size_t o = 0; o < block.sum.size(); ++o) block.sum[o] = block.sum_x[o] / block.sum[o];
       p.out.scatter(block.sum.data(), c, lanes, out + r * p.out.size());
@@ -249,7 +251,7 @@ D2DET_CLONES void backward(const Problem<T>& p, int64_t begin, int64_t end, cons
       const Vec<A> weight = load(p.weight + c, lanes), bias = load(p.bias + c, lanes);
       const Vec<A> scale = load(rstd + r * channels + c, lanes);
       const Vec<A> centre = load(mean + r * channels + c, lanes);
-      block.template open<true>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>));
+      block.template open<true>(centre, scale, weight, bias, p.in.next(r, c, kLanes<A>, end));
       block.gather_windows();
       for (size_t o = 0; o < g.size(); ++o) {
         const Vec<A> y = block.sum_x[o] / block.sum[o];

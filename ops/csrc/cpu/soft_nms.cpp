@@ -1,8 +1,14 @@
-// Soft suppression: which boxes lower which is found once, then every class walks its own heap.
+// Soft suppression: which boxes lower which is found once, then every class picks on its own.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
+
+#include <algorithm>
+#include <bit>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "cpu/box_grid.h"
 
@@ -85,51 +91,64 @@ class Neighbours {
   std::vector<Link> links_;
 };
 
+// A score and its index as one integer: greater for a higher score, and for a lower index among
+// equals. Sorting then compares once, without a branch on ties.
 template <typename T>
 struct Candidate {
-  T score;
-  int32_t index;
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  using Key = std::conditional_t<sizeof(T) == 4, uint64_t, unsigned __int128>;
+  Key key;
 
-  // For a heap with the highest score on top, the lower index first among equals.
-  bool operator<(const Candidate& other) const {
-    return score != other.score ? score < other.score : index > other.index;
+  static Candidate of(T score, int64_t index) {
+    const Bits bits = std::bit_cast<Bits>(score), sign = Bits(1) << (8 * sizeof(T) - 1);
+    return {Key(bits & sign ? ~bits : bits | sign) << 32 | uint32_t(~uint32_t(index))};
   }
+  int32_t index() const { return static_cast<int32_t>(~static_cast<uint32_t>(key)); }
+  bool operator<(const Candidate& other) const { return key < other.key; }
 };
 
-// Rescores one class in place. Heap entries are upper bounds, since scores only fall: one that is
-// out of date when it comes up goes back with its present score.
+// Rescores one class in place. Candidates are upper bounds, since scores only fall: one that is out
+// of date when its turn comes waits in a heap with the score it then has.
 template <typename T>
 void rescore(T* scores, int64_t count, const Neighbours<T>& neighbours, T min_score) {
-  std::vector<Candidate<T>> heap;
+  // The present scores of those not picked yet, 0 for all others: a pick then lowers whatever lies
+  // near without asking which is which, a branch no processor could foretell.
+  std::vector<T> waiting(count, 0);
+  std::vector<Candidate<T>> sorted, lowered;
+  sorted.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     if (scores[i] > min_score) {
-      heap.push_back({scores[i], static_cast<int32_t>(i)});
-    } else {
-      scores[i] = 0;
+      waiting[i] = scores[i];
+      sorted.push_back(Candidate<T>::of(scores[i], i));
     }
+    scores[i] = 0;
   }
-  if (heap.empty()) return;
-  std::make_heap(heap.begin(), heap.end());
-  std::vector<uint8_t> picked(count, 0);
+  if (sorted.empty()) return;
+  std::sort(sorted.begin(), sorted.end());
   std::vector<int32_t> seen(count, -1);
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end());
-    Candidate<T>& top = heap.back();
-    const int32_t i = top.index;
-    if (scores[i] == 0) {
-      heap.pop_back();
-    } else if (scores[i] < top.score) {
-      top.score = scores[i];
-      std::push_heap(heap.begin(), heap.end());
+  while (!sorted.empty() || !lowered.empty()) {
+    Candidate<T> best;
+    if (lowered.empty() || (!sorted.empty() && lowered.front() < sorted.back())) {
+      best = sorted.back();
+      sorted.pop_back();
     } else {
-      heap.pop_back();
-      picked[i] = 1;
-      neighbours.visit(i, seen, [&](int32_t id, T decay) {
-        if (picked[id]) return;
-        const T lowered = scores[id] * decay;
-        scores[id] = lowered > min_score ? lowered : T(0);
-      });
+      best = lowered.front();
+      std::pop_heap(lowered.begin(), lowered.end());
+      lowered.pop_back();
     }
+    const int32_t i = best.index();
+    if (waiting[i] == 0) continue;
+    const Candidate<T> present = Candidate<T>::of(waiting[i], i);
+    if (present < best) {
+      lowered.push_back(present);
+      std::push_heap(lowered.begin(), lowered.end());
+      continue;
+    }
+    scores[i] = std::exchange(waiting[i], T(0));
+    neighbours.visit(i, seen, [&](int32_t id, T decay) {
+      const T score = waiting[id] * decay;
+      waiting[id] = score > min_score ? score : T(0);
+    });
   }
 }
 
