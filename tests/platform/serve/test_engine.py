@@ -167,6 +167,28 @@ def test_bad_pictures_answer_for_themselves() -> None:
     asyncio.run(check())
 
 
+def test_a_busy_engine_answers_in_time_or_says_late() -> None:
+    """Whoever was let in waits for as long as its budget lasts, however many are ahead."""
+    go = threading.Event()
+
+    def predict(images: list) -> list:
+        go.wait(5)
+        return quadrants(images)
+
+    async def check() -> None:
+        batching = Batching(max_pictures=2)
+        engine = Engine(CallableModel(predict), CATEGORIES, batching=batching)
+        patient = asyncio.create_task(engine.run(jobs_of([jpeg()] * 100, budget_s=30)))
+        await asyncio.sleep(0.2)  # the first batch is with the model, the others wait
+        (late,) = await asyncio.wait_for(engine.run(jobs_of([jpeg()], budget_s=0.3)), 3)
+        assert late.reason == "late"
+        go.set()
+        assert [answer.reason for answer in await patient] == [None] * 100
+        engine.close()
+
+    asyncio.run(check())
+
+
 def test_health_is_that_of_the_model() -> None:
     works = True
 
