@@ -33,6 +33,11 @@ class Checkpoint:
     step: int
     files: Mapping[str, bytes]
 
+    @property
+    def digest(self) -> str:
+        """The sha256 of its manifest, and so of everything in it."""
+        return hashlib.sha256(_manifest(self)).hexdigest()
+
 
 def save(store: RunStore, checkpoint: Checkpoint, *, keep: int) -> None:
     """Writes `checkpoint`, then removes unfinished folders and all but the newest `keep`.
@@ -76,14 +81,19 @@ def load(store: RunStore, step: int) -> Checkpoint:
     return checkpoint
 
 
-def load_latest(store: RunStore) -> Checkpoint | None:
-    """Returns the newest checkpoint that is sound, or None; damaged ones are named in the log."""
-    for step in _steps(store):
-        try:
-            return load(store, step)
-        except DamagedCheckpointError as error:
-            logger.error("%s; falling back to the checkpoint before it", error)
-    return None
+def load_if_sound(store: RunStore, step: int) -> Checkpoint | None:
+    """Returns the checkpoint of `step`, or None if it is damaged, which the log then says."""
+    try:
+        return load(store, step)
+    except DamagedCheckpointError as error:
+        logger.error("%s; falling back to the checkpoint before it", error)
+        return None
+
+
+def load_latest(store: RunStore, before: int | None = None) -> Checkpoint | None:
+    """Returns the newest checkpoint that is sound, of a step below `before`, or None."""
+    steps = (step for step in _steps(store) if before is None or step < before)
+    return next(filter(None, (load_if_sound(store, step) for step in steps)), None)
 
 
 def _folder(step: int) -> str:

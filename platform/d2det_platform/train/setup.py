@@ -15,7 +15,7 @@ from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
 from d2det.structures import Category
 from d2det_platform.store import RunStore
-from d2det_platform.train import checkpoints
+from d2det_platform.train.checkpoints import Checkpoint, load_if_sound, load_latest
 from d2det_platform.train.model import build_model
 from d2det_platform.train.optimizer import build_optimizer
 from d2det_platform.train.options import TrainOptions
@@ -41,13 +41,30 @@ def resume(options: TrainOptions, model: D2Det, ranks: Ranks) -> TrainingState:
     train, store = options.train, RunStore(options.run_url)
     average = WeightAverage(model, train.ema_decay) if train.ema_decay else None
     state = TrainingState(model, build_optimizer(model, train), average)
-    # One rank verifies and decides, so that all resume from the same step.
-    newest = ranks.together(lambda: checkpoints.load_latest(store) if ranks.is_first else None)
-    step = ranks.first_decides(newest.step if newest else 0)
-    if step:
-        ranks.together(lambda: state.restore((newest or checkpoints.load(store, step)).files))
-        logger.info("continuing %s from step %d", store.url, step)
+    newest = common_checkpoint(store, ranks)
+    if newest is not None:
+        ranks.together(lambda: state.restore(newest.files))
+        logger.info("continuing %s from step %d", store.url, newest.step)
     return state
+
+
+def common_checkpoint(
+    store: RunStore, ranks: Ranks, before: int | None = None
+) -> Checkpoint | None:
+    """Returns the newest checkpoint that all ranks find sound and the same, or None.
+
+    What a process had sent to an object store before it died may arrive later, between the reading
+    of two ranks: a checkpoint that is not the same for all counts as damaged.
+    """
+    first = ranks.together(lambda: load_latest(store, before) if ranks.is_first else None)
+    step, digest = ranks.gather((first.step, first.digest) if first else (0, ""))[0]
+    if not step:
+        return None
+    mine = ranks.together(lambda: first or load_if_sound(store, step))
+    if all(ranks.gather(mine is not None and mine.digest == digest)):
+        return mine
+    logger.error("step %d of %s is not the same for all ranks", step, store.url)
+    return common_checkpoint(store, ranks, step)
 
 
 def weights_file(

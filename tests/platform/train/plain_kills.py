@@ -94,7 +94,10 @@ def work(rank: int, options: TrainOptions, place: Path) -> None:
         outcome = train(options, Ranks(rank, RANKS, torch.device("cpu")), PlainHost())
     except RuntimeError:  # the connection to the other one is gone
         os._exit(ABANDONED)
-    os._exit(FINISHED if outcome.kind == "finished" else 1)
+    if outcome.kind != "finished":
+        print(f"  {options.name}: rank {rank} ends: {outcome}", flush=True)
+        os._exit(1)
+    os._exit(FINISHED)
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ from d2det_platform import store as store_module
 from d2det_platform.store import RunStore
 from d2det_platform.train import checkpoints
 from d2det_platform.train.checkpoints import Checkpoint, DamagedCheckpointError
+from d2det_platform.train.setup import common_checkpoint
+from tests.platform.train.group import Group, in_processes
 from tests.platform.train.object_store import Flaky
 
 
@@ -121,6 +123,36 @@ def test_damages_are_detected_in_an_object_store_of_which_a_tenth_of_the_calls_f
     monkeypatch.setattr(store_module, "BACKOFF", replace(store_module.BACKOFF, first_s=0.01))
     detects_damages(RunStore(f"s3://lake/{trials}"), trials)
     assert s3.failures > trials / 4
+
+
+def common_steps(rank: int, folder: Path, place: Path) -> list[int]:
+    """The step that two ranks agree on, each with a folder of its own, as it sees the store."""
+    with Group(rank, 2, place) as ranks:
+        assert ranks is not None
+        found = []
+        for each in sorted(folder.iterdir()):
+            newest = common_checkpoint(RunStore(str(each / str(rank))), ranks)
+            found.append(newest.step if newest else 0)
+    return found
+
+
+def test_ranks_resume_from_what_all_of_them_find_sound_and_the_same(tmp_path: Path) -> None:
+    """A request of a process that has died may reach the store between the reading of two ranks."""
+    folder = tmp_path / "runs"
+    stores = {
+        case: [RunStore(str(folder / case / str(rank))) for rank in (0, 1)]
+        for case in ("0 alike", "1 gone", "2 rewritten", "3 gone twice")
+    }
+    for pair in stores.values():
+        for store in pair:
+            for step in (1, 2):
+                checkpoints.save(store, content(step), keep=3)
+    stores["1 gone"][1].remove("checkpoints/step-000000002/manifest.json")
+    checkpoints.save(stores["2 rewritten"][1], Checkpoint(2, content(9).files), keep=3)
+    stores["3 gone twice"][1].remove("checkpoints/step-000000002/manifest.json")
+    stores["3 gone twice"][1].remove("checkpoints/step-000000001/state.json")
+    found = in_processes(2, common_steps, folder, tmp_path / "group")
+    assert found == [[2, 1, 1, 0]] * 2
 
 
 def test_an_unfinished_checkpoint_is_not_counted_among_the_kept(store: RunStore) -> None:
