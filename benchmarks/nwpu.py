@@ -127,8 +127,14 @@ def build_torchvision(trunk: Path, num_classes: int) -> MaskRCNN:
     """Returns Mask R-CNN on MobileNetV2 with a 128-channel pyramid, background as class 0."""
     features = mobilenet_v2(norm_layer=FrozenBatchNorm2d).features
     state = torch.load(trunk, map_location="cpu", weights_only=True)
-    wanted = features.state_dict()
-    features.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+    # Whole or not at all: a trunk that is not the pretrained one would be an unfair peer.
+    features.load_state_dict(
+        {
+            name.removeprefix("features."): tensor
+            for name, tensor in state.items()
+            if not name.endswith("num_batches_tracked")
+        }
+    )
     stages = {"3": "0", "6": "1", "13": "2", "17": "3"}
     backbone = BackboneWithFPN(features, stages, [24, 32, 96, 320], 128)
     sizes = tuple(range(SHORT_SIDE - JITTER, SHORT_SIDE + JITTER + 1, 32))
