@@ -33,6 +33,16 @@ def jobs_of(pictures: list[bytes], **fields: object) -> list[Job]:
     return [Job(data, decode_image(data).shape[:2], **fields) for data in pictures]  # type: ignore[arg-type]
 
 
+def held_until(go: threading.Event) -> CallableModel:
+    """A model that answers nothing before `go` is set."""
+
+    def predict(images: list) -> list:
+        go.wait(5)
+        return quadrants(images)
+
+    return CallableModel(predict)
+
+
 @pytest.fixture(scope="module")
 def model(small_weights: Path) -> WeightsModel:
     return WeightsModel(small_weights, PredictOptions())
@@ -171,13 +181,9 @@ def test_a_busy_engine_answers_in_time_or_says_late() -> None:
     """Whoever was let in waits for as long as its budget lasts, however many are ahead."""
     go = threading.Event()
 
-    def predict(images: list) -> list:
-        go.wait(5)
-        return quadrants(images)
-
     async def check() -> None:
         batching = Batching(max_pictures=2)
-        engine = Engine(CallableModel(predict), CATEGORIES, batching=batching)
+        engine = Engine(held_until(go), CATEGORIES, batching=batching)
         patient = asyncio.create_task(engine.run(jobs_of([jpeg()] * 100, budget_s=30)))
         await asyncio.sleep(0.2)  # the first batch is with the model, the others wait
         (late,) = await asyncio.wait_for(engine.run(jobs_of([jpeg()], budget_s=0.3)), 3)
@@ -213,12 +219,8 @@ def test_health_is_that_of_the_model() -> None:
 def test_a_hanging_batch_is_ill_health() -> None:
     go = threading.Event()
 
-    def predict(images: list) -> list:
-        go.wait(5)
-        return quadrants(images)
-
     async def check() -> None:
-        engine = Engine(CallableModel(predict), CATEGORIES)
+        engine = Engine(held_until(go), CATEGORIES)
         running = asyncio.create_task(engine.run(jobs_of([jpeg()])))
         await asyncio.sleep(0.2)
         with pytest.raises(RuntimeError, match="has been running"):
