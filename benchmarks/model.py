@@ -88,12 +88,12 @@ def main() -> None:
     args.json.write_text(json.dumps(report, indent=1))
 
 
-def official_r50(precision: Precision) -> D2Det:
+def official_r50(precision: Precision, device: str = "cpu") -> D2Det:
     """D2Det R50 with the weights of the official trace."""
     preset = get_preset("d2det_r50")
     model = build_detector(preset.model)
     model.load_state_dict(convert(official_state("r50_detection"), preset, "recipe"))
-    return prepare_for_inference(model, precision)
+    return prepare_for_inference(model.to(device), precision)
 
 
 def baseline() -> D2Det:

@@ -125,13 +125,13 @@ def eager_adaptive_pool(x: Tensor, logits: Tensor, weight: Tensor, bias: Tensor)
 class Scene:
     """P2..P5 of one picture, channels-last, and RoIs of 16 to 600 pixels a side."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(0)
         self.features = [
             torch.randn(
                 1, CHANNELS, math.ceil(HEIGHT / s), math.ceil(WIDTH / s), generator=generator
             )
-            .contiguous(memory_format=torch.channels_last)
+            .to(device, dtype, memory_format=torch.channels_last)
             .requires_grad_()
             for s in STRIDES
         ]
@@ -140,11 +140,11 @@ class Scene:
         size = torch.tensor([float(WIDTH), float(HEIGHT)])
         centre = torch.rand(ROIS, 2, generator=generator) * size
         boxes = torch.cat(((centre - half).clamp(min=0), torch.minimum(centre + half, size)), 1)
-        self.rois = torch.cat((torch.zeros(ROIS, 1), boxes), 1)
+        self.rois = torch.cat((torch.zeros(ROIS, 1), boxes), 1).to(device)
         side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
-        self.levels = torch.log2(side / 56).floor().clamp(0, 3).long()
+        self.levels = torch.log2(side / 56).floor().clamp(0, 3).long().to(device)
         offsets = torch.randn(ROIS, 2, BINS // 2, BINS // 2, generator=generator)
-        self.offsets = offsets.requires_grad_()
+        self.offsets = offsets.to(device).requires_grad_()
 
     def pool(self, features: Sequence[Tensor] | None = None) -> Tensor:
         return deform_roi_pool(
@@ -169,7 +169,7 @@ class Scene:
         pooled = []
         for level, stride in enumerate(STRIDES):
             rois = self.rois[self.levels == level]
-            rois = rois + torch.tensor([0, 1, 1, 1, 1]) * stride / 2
+            rois = rois + rois.new_tensor([0, 1, 1, 1, 1]) * stride / 2
             pooled.append(
                 torchvision.ops.roi_align(
                     features[level], rois, BINS, 1 / stride, SAMPLES, aligned=True

@@ -8,17 +8,21 @@ namespace d2det_ops {
 namespace {
 
 // Fills in mean and rstd of the block's channels, in two passes as the variance wants it.
-template <typename T, typename A>
-__device__ void normalise(const StridedMap<const T>& logits, const Windows& windows, A eps,
+template <typename T, typename A, typename W>
+__device__ void normalise(const StridedMap<const T>& logits, const W& windows, A eps,
                           bool active, A* values, Gate<A>& gate) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   A* scratch = reinterpret_cast<A*>(d2det_shared);
   const A pixels = A(windows.pixels());
   A sum = 0;
-  for (int p = warp; active && p < windows.pixels(); p += kGateWarps) {
-    const A logit = static_cast<A>(logits(p / windows.width, p % windows.width));
-    values[p * kWarpSize + lane] = logit;
-    sum += logit;
+  if (active) {
+    each_of_warp(
+        windows.pixels(),
+        [&](int p) { return static_cast<A>(logits(p / windows.width, p % windows.width)); },
+        [&](int p, A logit) {
+          values[p * kWarpSize + lane] = logit;
+          sum += logit;
+        });
   }
   gate.mean = sum_over_warps(sum, scratch) / pixels;
   sum = 0;
@@ -29,10 +33,10 @@ __device__ void normalise(const StridedMap<const T>& logits, const Windows& wind
   gate.rstd = A(1) / std::sqrt(sum_over_warps(sum, scratch) / pixels + eps);
 }
 
-template <typename T, typename A = Sum<T>>
+template <typename T, typename W, typename A = Sum<T>>
 __global__ void __launch_bounds__(kGateWarps* kWarpSize)
     pool_gated(StridedMap<const T> x, StridedMap<const T> logits, const A* weight, const A* bias,
-               Windows windows, A eps, A gate_scale, int64_t channels, StridedMap<T> out, A* mean,
+               W windows, A eps, A gate_scale, int64_t channels, StridedMap<T> out, A* mean,
                A* rstd, A* spill) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const auto groups = static_cast<unsigned>((channels + kWarpSize - 1) / kWarpSize);
@@ -49,16 +53,12 @@ __global__ void __launch_bounds__(kGateWarps* kWarpSize)
   const StridedMap<const T> in = x.at(roi, channel);
   const StridedMap<T> to = out.at(roi, channel);
   for (int o = warp; o < windows.outputs(); o += kGateWarps) {
-    const Span rows = window_of(windows, o / windows.out_width, windows.height);
-    const Span columns = window_of(windows, o % windows.out_width, windows.width);
     A weighted = 0, total = 0;
-    for (int row = rows.first; row < rows.last; ++row) {
-      for (int column = columns.first; column < columns.last; ++column) {
-        const A g = gates[(row * windows.width + column) * kWarpSize + lane];
-        weighted += g * static_cast<A>(in(row, column));
-        total += g;
-      }
-    }
+    each_pixel(windows, o, [&](int row, int column) {
+      const A g = gates[(row * windows.width + column) * kWarpSize + lane];
+      weighted += g * static_cast<A>(in(row, column));
+      total += g;
+    });
     to(o / windows.out_width, o % windows.out_width) = static_cast<T>(weighted / total);
   }
   if (warp != 0) return;
@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(kGateWarps* kWarpSize)
   rstd[roi * channels + channel] = gate.rstd;
 }
 
-template <typename T>
+template <typename T, typename W>
 std::tuple<Tensor, Tensor, Tensor> run(const Tensor& x, const Tensor& logits, const Tensor& weight,
-                                       const Tensor& bias, const Windows& windows, double eps,
+                                       const Tensor& bias, const W& windows, double eps,
                                        double gate_scale) {
   using A = Sum<T>;
   const int64_t rois = x.size(0), channels = x.size(1);
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> run(const Tensor& x, const Tensor& logits, co
   const int64_t blocks = rois * ceil_div(channels, kWarpSize);
   const Launcher launch(x);
   const GateMemory<A> memory(x, blocks, windows.pixels());
-  launch(pool_gated<T>, blocks, kGateWarps * kWarpSize, memory.shared_bytes,
+  launch(pool_gated<T, W>, blocks, kGateWarps * kWarpSize, memory.shared_bytes,
          strided_map(x, x.const_data_ptr<T>()), strided_map(logits, logits.const_data_ptr<T>()),
          scale.const_data_ptr<A>(), shift.const_data_ptr<A>(), windows, static_cast<A>(eps),
          static_cast<A>(gate_scale), channels, strided_map(out, out.mutable_data_ptr<T>()),
@@ -95,7 +95,11 @@ std::tuple<Tensor, Tensor, Tensor> adaptive_pool(const Tensor& x, const Tensor& 
                                                  int64_t padding) {
   const Windows windows = check_gate(x, logits, weight, bias, kernel_size, stride, padding);
   return dispatch_floating(x.scalar_type(), "adaptive_pool", [&](auto zero) {
-    return run<decltype(zero)>(x, logits, weight, bias, windows, eps, gate_scale);
+    using T = decltype(zero);
+    if (!PaperWindows::are(windows)) {
+      return run<T>(x, logits, weight, bias, windows, eps, gate_scale);
+    }
+    return run<T>(x, logits, weight, bias, PaperWindows(windows), eps, gate_scale);
   });
 }
 

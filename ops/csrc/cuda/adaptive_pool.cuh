@@ -10,6 +10,7 @@ namespace d2det_ops {
 
 constexpr int kGateWarps = 8;  // of a block
 
+// Windows of any size.
 struct Windows {
   int height, width, out_height, out_width;  // of the map and of its pooled grid
   int kernel, stride, padding;
@@ -18,22 +19,73 @@ struct Windows {
   __host__ __device__ int outputs() const { return out_height * out_width; }
 };
 
-// Pixels first <= p < last of one axis.
-struct Span {
-  int first, last;
+// The paper's: from 14 x 14 to 7 x 7. Known to the compiler, they cost it no division and no loop.
+struct PaperWindows {
+  static constexpr int height = 14, width = 14, out_height = 7, out_width = 7;
+  static constexpr int kernel = 3, stride = 2, padding = 1;
+
+  explicit PaperWindows(const Windows&) {}
+  __host__ __device__ static constexpr int pixels() { return height * width; }
+  __host__ __device__ static constexpr int outputs() { return out_height * out_width; }
+
+  static bool are(const Windows& w) {
+    return w.height == height && w.width == width && w.kernel == kernel && w.stride == stride &&
+           w.padding == padding;
+  }
 };
 
-__device__ inline Span window_of(const Windows& windows, int output, int extent) {
-  const int start = output * windows.stride - windows.padding, end = start + windows.kernel;
-  return {start < 0 ? 0 : start, end > extent ? extent : end};
+// Calls body(row, column) for the pixels of the window `output`, in order.
+template <typename W, typename Body>
+__device__ __forceinline__ void each_pixel(const W& windows, int output, Body&& body) {
+  const int top = output / windows.out_width * windows.stride - windows.padding;
+  const int left = output % windows.out_width * windows.stride - windows.padding;
+#pragma unroll
+  for (int row = top; row < top + windows.kernel; ++row) {
+    if (row < 0 || row >= windows.height) continue;
+#pragma unroll
+    for (int column = left; column < left + windows.kernel; ++column) {
+      if (column >= 0 && column < windows.width) body(row, column);
+    }
+  }
 }
 
-// The windows that hold a pixel of one axis.
-__device__ inline Span windows_with(const Windows& windows, int pixel, int outputs) {
-  const int low = pixel + windows.padding - windows.kernel + 1;
-  const int first = low <= 0 ? 0 : (low + windows.stride - 1) / windows.stride;
-  const int last = (pixel + windows.padding) / windows.stride + 1;
-  return {first, last > outputs ? outputs : last};
+// Calls body(output) for the windows that hold `pixel`, in order.
+template <typename W, typename Body>
+__device__ __forceinline__ void each_window(const W& windows, int pixel, Body&& body) {
+  const int most = (windows.kernel + windows.stride - 1) / windows.stride;  // along an axis
+  const auto first = [&](int at) {
+    const int low = at + windows.padding - windows.kernel + 1;
+    return low <= 0 ? 0 : (low + windows.stride - 1) / windows.stride;
+  };
+  const int y = pixel / windows.width, x = pixel % windows.width, top = first(y), left = first(x);
+#pragma unroll
+  for (int row = top; row < top + most; ++row) {
+    if (row >= windows.out_height || row * windows.stride > y + windows.padding) continue;
+#pragma unroll
+    for (int column = left; column < left + most; ++column) {
+      if (column < windows.out_width && column * windows.stride <= x + windows.padding) {
+        body(row * windows.out_width + column);
+      }
+    }
+  }
+}
+
+// Calls use(pixel, load(pixel)) for the pixels of this warp. Several loads are under way at once:
+// a store between them, which might be to the same memory, would make each wait for the one before.
+template <typename Load, typename Use>
+__device__ __forceinline__ void each_of_warp(int pixels, Load&& load, Use&& use) {
+  constexpr int kAtOnce = 5;
+  for (int first = threadIdx.x / kWarpSize; first < pixels; first += kAtOnce * kGateWarps) {
+    decltype(load(0)) values[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (first + n * kGateWarps < pixels) values[n] = load(first + n * kGateWarps);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (first + n * kGateWarps < pixels) use(first + n * kGateWarps, values[n]);
+    }
+  }
 }
 
 // A map (R, C, height, width) with any strides.

@@ -21,14 +21,14 @@ struct Tape {
 };
 
 // The block's part of a call: one channel a lane.
-template <typename T, typename A>
+template <typename T, typename A, typename W>
 struct Lane {
   StridedMap<const T> grad, x, logits;
   Gate<A> gate;
   A *gates, *ratios, *means;  // w a pixel; a and a * y a window, in the block's memory
 
   __device__ Lane(const Tape<T, A>& tape, int64_t roi, int64_t channel, A* memory,
-                  const Windows& windows)
+                  const W& windows)
       : grad(tape.grad.at(roi, channel)),
         x(tape.x.at(roi, channel)),
         logits(tape.logits.at(roi, channel)),
@@ -38,45 +38,37 @@ struct Lane {
         ratios(gates + windows.pixels() * kWarpSize),
         means(ratios + windows.outputs() * kWarpSize) {}
 
-  __device__ A logit(const Windows& windows, int pixel) const {
+  __device__ A logit(const W& windows, int pixel) const {
     return static_cast<A>(logits(pixel / windows.width, pixel % windows.width));
   }
 
   // a and a * y of one window.
-  __device__ void weigh_window(const Windows& windows, int output) {
-    const int out_row = output / windows.out_width, out_column = output % windows.out_width;
-    const Span rows = window_of(windows, out_row, windows.height);
-    const Span columns = window_of(windows, out_column, windows.width);
+  __device__ void weigh_window(const W& windows, int output) {
     A weighted = 0, total = 0;
-    for (int row = rows.first; row < rows.last; ++row) {
-      for (int column = columns.first; column < columns.last; ++column) {
-        const A g = gates[(row * windows.width + column) * kWarpSize];
-        weighted += g * static_cast<A>(x(row, column));
-        total += g;
-      }
-    }
-    const A ratio = static_cast<A>(grad(out_row, out_column)) / total;
+    each_pixel(windows, output, [&](int row, int column) {
+      const A g = gates[(row * windows.width + column) * kWarpSize];
+      weighted += g * static_cast<A>(x(row, column));
+      total += g;
+    });
+    const T above = grad(output / windows.out_width, output % windows.out_width);
+    const A ratio = static_cast<A>(above) / total;
     ratios[output * kWarpSize] = ratio;
     means[output * kWarpSize] = ratio * (weighted / total);
   }
 
   // Sums of a and of a * y over the windows that hold one pixel.
-  __device__ void sum_windows(const Windows& windows, int pixel, A& ratio, A& mean) const {
-    const Span rows = windows_with(windows, pixel / windows.width, windows.out_height);
-    const Span columns = windows_with(windows, pixel % windows.width, windows.out_width);
+  __device__ void sum_windows(const W& windows, int pixel, A& ratio, A& mean) const {
     ratio = mean = 0;
-    for (int row = rows.first; row < rows.last; ++row) {
-      for (int column = columns.first; column < columns.last; ++column) {
-        ratio += ratios[(row * windows.out_width + column) * kWarpSize];
-        mean += means[(row * windows.out_width + column) * kWarpSize];
-      }
-    }
+    each_window(windows, pixel, [&](int output) {
+      ratio += ratios[output * kWarpSize];
+      mean += means[output * kWarpSize];
+    });
   }
 };
 
-template <typename T, typename A = Sum<T>>
+template <typename T, typename W, typename A = Sum<T>>
 __global__ void __launch_bounds__(kGateWarps* kWarpSize)
-    unpool_gated(const __grid_constant__ Tape<T, A> tape, Windows windows, A* spill) {
+    unpool_gated(const __grid_constant__ Tape<T, A> tape, W windows, A* spill) {
   const int warp = threadIdx.x / kWarpSize, pixels = windows.pixels();
   const auto groups = static_cast<unsigned>((tape.channels + kWarpSize - 1) / kWarpSize);
   const int64_t roi = blockIdx.x / groups;
@@ -84,51 +76,59 @@ __global__ void __launch_bounds__(kGateWarps* kWarpSize)
   // Lanes past the last channel walk through it again, to meet at the barriers, and write nothing.
   const bool active = wanted < tape.channels;
   const int64_t channel = active ? wanted : tape.channels - 1;
-  Lane<T, A> lane(tape, roi, channel, gate_memory(spill, pixels + 2 * windows.outputs()), windows);
+  Lane<T, A, W> lane(tape, roi, channel, gate_memory(spill, pixels + 2 * windows.outputs()),
+                     windows);
   const Gate<A>& gate = lane.gate;
 
-  for (int p = warp; p < pixels; p += kGateWarps) {
-    lane.gates[p * kWarpSize] = gate(lane.logit(windows, p));
-  }
+  const auto logit = [&](int p) { return lane.logit(windows, p); };
+  each_of_warp(pixels, logit, [&](int p, A value) { lane.gates[p * kWarpSize] = gate(value); });
   __syncthreads();
   for (int o = warp; o < windows.outputs(); o += kGateWarps) lane.weigh_window(windows, o);
   __syncthreads();
 
   A bias_sum = 0, weight_sum = 0;
   const StridedMap<T> x_grad = tape.x_grad.at(roi, channel);
-  for (int p = warp; p < pixels; p += kGateWarps) {
-    A ratio, mean;
-    lane.sum_windows(windows, p, ratio, mean);
-    const int row = p / windows.width, column = p % windows.width;
-    const A g = lane.gates[p * kWarpSize], normal = gate.normal(lane.logit(windows, p));
-    if (active) x_grad(row, column) = static_cast<T>(g * ratio);
-    const A exponent = g * (static_cast<A>(lane.x(row, column)) * ratio - mean);
-    const A closed = gate.closed(normal), affine = exponent * gate.scale * closed * (1 - closed);
-    lane.gates[p * kWarpSize] = affine;  // the gate of this pixel is done with
-    bias_sum += affine;
-    weight_sum += affine * normal;
-  }
+  struct Pixel {
+    A logit, x;
+  };
+  each_of_warp(
+      pixels,
+      [&](int p) {
+        return Pixel{logit(p), static_cast<A>(lane.x(p / windows.width, p % windows.width))};
+      },
+      [&](int p, const Pixel& pixel) {
+        A ratio, mean;
+        lane.sum_windows(windows, p, ratio, mean);
+        const A g = lane.gates[p * kWarpSize], normal = gate.normal(pixel.logit);
+        if (active) x_grad(p / windows.width, p % windows.width) = static_cast<T>(g * ratio);
+        const A exponent = g * (pixel.x * ratio - mean);
+        const A closed = gate.closed(normal);
+        const A affine = exponent * gate.scale * closed * (1 - closed);
+        lane.gates[p * kWarpSize] = affine;  // the gate of this pixel is done with
+        bias_sum += affine;
+        weight_sum += affine * normal;
+      });
   bias_sum = sum_over_warps(bias_sum, reinterpret_cast<A*>(d2det_shared));
   weight_sum = sum_over_warps(weight_sum, reinterpret_cast<A*>(d2det_shared));
 
   if (!active) return;
   const StridedMap<T> logits_grad = tape.logits_grad.at(roi, channel);
-  for (int p = warp; p < pixels; p += kGateWarps) {
-    const A normal = gate.normal(lane.logit(windows, p)), affine = lane.gates[p * kWarpSize];
+  each_of_warp(pixels, logit, [&](int p, A value) {
+    const A normal = gate.normal(value), affine = lane.gates[p * kWarpSize];
     const A centred = affine - bias_sum / A(pixels) - normal * (weight_sum / A(pixels));
     logits_grad(p / windows.width, p % windows.width) =
         static_cast<T>(gate.weight * gate.rstd * centred);
-  }
+  });
   if (warp != 0) return;
   tape.weight_sums[roi * tape.channels + channel] = weight_sum;
   tape.bias_sums[roi * tape.channels + channel] = bias_sum;
 }
 
-template <typename T>
+template <typename T, typename W>
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& grad, const Tensor& x,
                                                const Tensor& logits, const Tensor& weight,
                                                const Tensor& bias, const Tensor& mean,
-                                               const Tensor& rstd, const Windows& windows,
+                                               const Tensor& rstd, const W& windows,
                                                double gate_scale) {
   using A = Sum<T>;
   const int64_t rois = x.size(0), channels = x.size(1);
@@ -152,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& grad, const Tensor&
   const int64_t blocks = rois * ceil_div(channels, kWarpSize);
   const Launcher launch(x);
   const GateMemory<A> memory(x, blocks, windows.pixels() + 2 * windows.outputs());
-  launch(unpool_gated<T>, blocks, kGateWarps * kWarpSize, memory.shared_bytes, tape, windows,
+  launch(unpool_gated<T, W>, blocks, kGateWarps * kWarpSize, memory.shared_bytes, tape, windows,
          memory.spill);
   const auto total = [&](const Tensor& sums, const Tensor& like) {
     const std::array<int64_t, 1> rows{0};
@@ -174,7 +174,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> adaptive_pool_backward(
   check_device(x, mean, "adaptive_pool_backward", "mean");
   check_device(x, rstd, "adaptive_pool_backward", "rstd");
   return dispatch_floating(x.scalar_type(), "adaptive_pool_backward", [&](auto zero) {
-    return run<decltype(zero)>(grad, x, logits, weight, bias, mean, rstd, windows, gate_scale);
+    using T = decltype(zero);
+    if (!PaperWindows::are(windows)) {
+      return run<T>(grad, x, logits, weight, bias, mean, rstd, windows, gate_scale);
+    }
+    return run<T>(grad, x, logits, weight, bias, mean, rstd, PaperWindows(windows), gate_scale);
   });
 }
 

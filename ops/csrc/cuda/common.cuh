@@ -23,6 +23,10 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // the headers of torch 2.11 know it by its older name
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 // The shared memory of a block; how much of it there is, the launch says.
 extern __shared__ __align__(32) unsigned char d2det_shared[];
 

@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import json
 import multiprocessing
+import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import Trainer
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.ranks import Ranks
+
+DEVICE = torch.device(os.environ.get("D2DET_TEST_DEVICE", "cpu"))
+"""Of every rank in these tests: on `cuda` the same trainings run on a GPU, all ranks on one."""
+if DEVICE.type == "cuda":  # sums in any order would differ from run to run
+    torch.use_deterministic_algorithms(True, warn_only=True)
+ONE = Ranks(0, 1, DEVICE)
+"""A rank that is all of them."""
 
 SMALL = """
 preset: d2det_lite_instance
@@ -69,7 +77,7 @@ def scene_options(
 
 def alone(options: TrainOptions, host: Any = None) -> Trainer:
     """A trainer that is the only rank, in this process."""
-    return Trainer(options, Ranks(0, 1, torch.device("cpu")), host or PlainHost())
+    return Trainer(options, ONE, host or PlainHost())
 
 
 def rows_of(options: TrainOptions) -> list[dict[str, Any]]:
@@ -132,7 +140,7 @@ class Group:
                 rank=self.rank,
                 world_size=self.count,
             )
-        return Ranks(self.rank, self.count, torch.device("cpu"))
+        return Ranks(self.rank, self.count, DEVICE)
 
     def __exit__(self, *_: object) -> None:
         # What still holds the group must go before it: afterwards it would abort the process.

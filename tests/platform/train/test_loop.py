@@ -24,17 +24,15 @@ from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import Trainer, train
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.outcome import Outcome
-from d2det_platform.train.ranks import Ranks
 from d2det_platform.train.requests import Request
 from d2det_platform.train.state import TENSORS
 from tests.platform.train.group import (
+    ONE,
     alone,
     losses_of,
     rows_of,
     scene_options,
 )
-
-ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def newest(options: TrainOptions) -> Checkpoint:

@@ -3,18 +3,14 @@
 from pathlib import Path
 
 import fsspec
-import torch
 
 from d2det_platform.store import RunStore
 from d2det_platform.train import checkpoints
 from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import train
-from d2det_platform.train.ranks import Ranks
 from d2det_platform.train.state import TENSORS
-from tests.platform.train.group import scene_options
+from tests.platform.train.group import ONE, scene_options
 from tests.platform.train.object_store import Flaky
-
-ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def test_a_training_in_an_object_store_equals_one_on_a_disk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,8 @@ from d2det_platform.train.evaluation import Evaluation
 from d2det_platform.train.host import PlainHost
 from d2det_platform.train.loop import train
 from d2det_platform.train.options import TrainOptions
-from d2det_platform.train.ranks import Ranks
 from d2det_platform.train.scoring import Scoring
-from tests.platform.train.group import rows_of, scene_options
-
-ONE = Ranks(0, 1, torch.device("cpu"))
+from tests.platform.train.group import ONE, rows_of, scene_options
 
 
 class Elsewhere(PlainHost):
@@ -43,8 +41,12 @@ class Elsewhere(PlainHost):
 
 
 @pytest.fixture
-def options(scenes: Path, tmp_path: Path) -> TrainOptions:
-    return scene_options(scenes, tmp_path, val=True, train__epochs=3)
+def options(scenes: Path, tmp_path: Path) -> Iterator[TrainOptions]:
+    threads = torch.get_num_threads()
+    # Scoring elsewhere takes the threads the options name, and here it is this very process.
+    torch.set_num_threads(1)
+    yield scene_options(scenes, tmp_path, val=True, train__epochs=3)
+    torch.set_num_threads(threads)
 
 
 def leave_result(options: TrainOptions, step: int, value: float) -> None:

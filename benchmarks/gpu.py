@@ -1,0 +1,402 @@
+"""The CUDA kernels against what their memory traffic costs and what else exists, and the network.
+
+    python benchmarks/gpu.py [--only NAME ...] [--compile] [--json OUT]
+
+Times are medians between CUDA events, sides in turn in one process. The floor of a kernel is the
+time in which the card copies the bytes that must be read and written once: inputs, outputs, and a
+map for each map's gradient. Selections and encodings have no floor worth the name: their data is
+small and their time is launches. `assign_targets` has no kernel of its own on a GPU.
+
+The network is timed by the clock, from pixels on the card to detections on the card, R50 at
+800 x 1333 with weights under which it finds as much as in use; torchvision's has random weights and
+finds nothing, so its post-processing is free. Training steps are timed on batches of many sizes,
+the first time a size is seen and again: libraries may prepare themselves for every new size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import model as network
+import post_processing_ops
+import torch
+import torchvision
+from pooling_ops import BINS, CHANNELS, ROIS, Scene, backward, eager_adaptive_pool, no_grad
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from d2det.data.coco import open_coco
+from d2det.data.loader import TrainingLoader
+from d2det.data.synthetic import write_dataset
+from d2det.inference.preprocess import to_batch
+from d2det.models.build import build_detector
+from d2det.presets import get_preset
+from d2det_ops import (
+    _library,
+    adaptive_pool,
+    masks_to_rle,
+    nms,
+    soft_nms,
+    soft_nms_reference,
+)
+from d2det_platform.train.gradient import GlobalGradient
+from d2det_platform.train.ranks import Ranks
+from d2det_platform.train.speed import Stopwatch
+
+SECONDS = 0.15
+"""How long a side runs at least, once warm."""
+SLOW_MS = 500
+"""A side that takes longer runs in the first turn alone."""
+IOU = 0.5
+HALVES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+console = Console(width=130)
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work: ours, the others', and the bytes that any way must move (0: no floor)."""
+
+    name: str
+    ours: Run
+    others: dict[str, Run] = field(default_factory=dict)
+    moved: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names contain these")
+    parser.add_argument("--compile", action="store_true", help="also against torch.compile")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gpu.json"))
+    args = parser.parse_args()
+    if not torch.cuda.is_available() or _library.CUDA.error is not None:
+        raise SystemExit(f"needs a GPU and the CUDA library: {_library.CUDA.error}")
+    card = torch.cuda.get_device_name()
+    rate = copy_rate()
+    print(f"{card}, torch {torch.__version__}, copies {rate / 1e9:.0f} GB/s")
+    chosen = (c for c in cases(args.compile) if any(part in c.name for part in args.only))
+    report: dict[str, Any] = {"card": card, "torch": torch.__version__, "copy_bytes_per_s": rate}
+    report["ops"] = [measured(case, rate) for case in chosen]
+    if args.only == [""] or "network" in args.only:
+        report["network"] = end_to_end()
+    if args.only == [""] or "training" in args.only:
+        report["training"] = training_steps()
+    show(report)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(report, indent=1))
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of copying 2 GB."""
+    source = torch.randn(1 << 29, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (median_ms(partial(target.copy_, source)) / 1e3)
+
+
+def cases(compiled: bool) -> Iterator[Case]:
+    """Yields all cases; `compiled`: also against torch.compile."""
+    for name, dtype in HALVES.items():
+        yield from roi_pooling(name, dtype)
+    for name, dtype in HALVES.items():
+        yield from adaptive_pooling(name, dtype, compiled)
+    yield from selection()
+    yield from encoding()
+
+
+def roi_pooling(name: str, dtype: torch.dtype) -> Iterator[Case]:
+    scene = Scene("cuda", dtype)
+    nchw = [f.detach().contiguous().requires_grad_() for f in scene.features]
+    maps = sum(f.nbytes for f in scene.features)
+    pooled = ROIS * CHANNELS * BINS * BINS * scene.features[0].element_size()
+    theirs = partial(scene.torchvision, nchw) if dtype == torch.float32 else None
+    grid = {} if theirs is None else {"torchvision roi_align, same grid": no_grad(theirs)}
+    yield Case(
+        f"deform_roi_pool forward, {name}",
+        no_grad(scene.pool),
+        {"gather twin": no_grad(scene.twin), **grid},
+        maps + pooled,
+    )
+    yield Case(f"RoIAlign forward, {name}", no_grad(scene.align), grid, maps + pooled)
+    leaves = [*scene.features, scene.offsets]
+    grid = {} if theirs is None else {"torchvision roi_align, same grid": backward(theirs, nchw)}
+    yield Case(
+        f"deform_roi_pool backward, {name}",
+        backward(scene.pool, leaves),
+        {
+            "gather twin": backward(scene.twin, leaves),
+            "ours, deterministic": deterministic(backward(scene.pool, leaves)),
+            **grid,
+        },
+        2 * maps + pooled,
+    )
+    yield Case(
+        f"RoIAlign backward, {name}",
+        backward(scene.align, scene.features),
+        grid,
+        maps + pooled,
+    )
+
+
+def deterministic(run: Run) -> Run:
+    """Returns `run` with algorithms that add in one order."""
+
+    def wrapped() -> object:
+        torch.use_deterministic_algorithms(True)
+        try:
+            return run()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return wrapped
+
+
+def adaptive_pooling(name: str, dtype: torch.dtype, compiled: bool) -> Iterator[Case]:
+    x, logits = (
+        torch.randn(ROIS, CHANNELS, BINS, BINS, device="cuda", dtype=dtype)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+        for _ in range(2)
+    )
+    affine = [torch.randn(CHANNELS, device="cuda").requires_grad_() for _ in range(2)]
+    leaves = [x, logits, *affine]
+    ours = partial(adaptive_pool, *leaves)
+    sides: dict[str, Callable[[], Tensor]] = {"eager": partial(eager_adaptive_pool, *leaves)}
+    if dtype != torch.float32:  # the library's instance norm wants one dtype
+        sides["eager"] = partial(eager_adaptive_pool, x, logits, *(t.to(dtype) for t in affine))
+    if compiled:
+        torch._functorch.config.donated_buffer = False  # the graph is run backward repeatedly
+        eager = sides["eager"]
+        sides["torch.compile"] = torch.compile(lambda: eager())
+    pooled = x.nbytes // 4
+    yield Case(
+        f"adaptive_pool forward, {name}",
+        no_grad(ours),
+        {k: no_grad(run) for k, run in sides.items()},
+        2 * x.nbytes + pooled,
+    )
+    yield Case(
+        f"adaptive_pool backward, {name}",
+        backward(ours, leaves),
+        {k: backward(run, [x, logits]) for k, run in sides.items()},
+        4 * x.nbytes + pooled,
+    )
+
+
+def selection() -> Iterator[Case]:
+    for made, count in (
+        (post_processing_ops.aerial, 1_000),
+        (post_processing_ops.aerial, 10_000),
+        (post_processing_ops.aerial, 100_000),
+        (post_processing_ops.dense, 10_000),
+        (post_processing_ops.dense, 100_000),
+    ):
+        boxes, scores = made(count)
+        here = boxes.cuda(), scores.cuda(), IOU
+        assert torch.equal(nms(*here).cpu(), nms(boxes, scores, IOU))
+        yield Case(
+            f"nms {count} {made.__name__}",
+            partial(nms, *here),
+            {
+                "torchvision nms": partial(torchvision.ops.nms, *here),
+                "ours on the CPU, both ways": partial(by_cpu, nms, *here),
+            },
+        )
+    boxes, scores = (t.cuda() for t in post_processing_ops.class_scores(125))
+    for method in ("linear", "gaussian"):
+        call = {"method": method}
+        yield Case(
+            f"soft_nms 125 x 80 {method}",
+            partial(soft_nms, boxes, scores, **call),
+            {
+                "twin, all classes at once": partial(soft_nms_reference, boxes, scores, **call),
+                "loop over classes and picks": partial(
+                    post_processing_ops.soft_nms_loop, boxes, scores, method
+                ),
+                "ours on the CPU, both ways": partial(by_cpu, soft_nms, boxes, scores, **call),
+            },
+        )
+
+
+def encoding() -> Iterator[Case]:
+    for height, width in ((800, 1333), (4000, 4000)):
+        masks, boxes = post_processing_ops.instances(100, height, width)
+        size = {"height": height, "width": width}
+        here = masks.cuda(), boxes.cuda()
+        assert masks_to_rle(*here, **size) == masks_to_rle(masks, boxes, **size)
+        yield Case(
+            f"masks_to_rle 100 on {height} x {width}",
+            partial(masks_to_rle, *here, **size),
+            {
+                "torchvision paste, pycocotools": partial(
+                    torchvision_paste_and_encode, *here, **size
+                ),
+                "ours on the CPU, both ways": partial(by_cpu, masks_to_rle, *here, **size),
+            },
+        )
+
+
+def torchvision_paste_and_encode(masks: Tensor, boxes: Tensor, height: int, width: int) -> object:
+    """What torchvision's Mask R-CNN does on the card, and then what COCO evaluation needs."""
+    pasted = post_processing_ops.paste_masks_in_image(masks[:, None], boxes, (height, width))
+    canvases = (pasted[:, 0] > 0.5).permute(2, 1, 0).contiguous().to(torch.uint8).cpu().numpy()
+    return post_processing_ops.coco_mask.encode(canvases.transpose(1, 0, 2).copy(order="F"))
+
+
+def by_cpu(op: Callable[..., Any], *arguments: Any, **options: Any) -> object:
+    """Runs an op on the CPU for tensors of the card, and brings a tensor back."""
+    moved = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+    found = op(*moved, **options)
+    return found.cuda() if isinstance(found, Tensor) else found
+
+
+def median_ms(run: Run) -> float:
+    """Median milliseconds between CUDA events around `run`, warm."""
+    run()
+    torch.cuda.synchronize()
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - started < SECONDS and len(times) < 200):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        run()
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last))
+    return statistics.median(times)
+
+
+def measured(case: Case, rate: float) -> dict[str, Any]:
+    """Times both sides twice in turn; the better of each counts."""
+    sides = {"ours": case.ours, **case.others}
+    found: dict[str, float] = {}
+    for _ in range(2):
+        for name, run in sides.items():
+            before = found.get(name, math.inf)
+            if not SLOW_MS < before < math.inf:
+                found[name] = min(before, median_ms(run))
+    floor = case.moved / rate * 1e3
+    ours = found.pop("ours")
+    ratios = ", ".join(f"{ms / ours:.2f} x {name}" for name, ms in found.items())
+    over = f", {ours / floor:.2f} x floor" if floor else ""
+    print(f"{case.name}: {ours:.3f} ms{over}; {ratios}", flush=True)
+    return {"name": case.name, "ours_ms": ours, "floor_ms": floor, "others_ms": found}
+
+
+def end_to_end() -> dict[str, dict[str, float]]:
+    """Milliseconds a picture of networks, alone and in batches of eight."""
+    config = get_preset("d2det_r50").input
+    picture = network.make_picture(network.HEIGHT, network.WIDTH)
+    sides: dict[str, Callable[[int], Run]] = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        detector = network.official_r50(precision, device="cuda")
+
+        def ours(count: int, detector: Any = detector) -> Run:
+            return partial(detector.detect, to_batch([picture] * count, config).to("cuda"))
+
+        sides[f"D2Det R50 {precision}"] = ours
+    reference = network.reference().cuda()
+    for precision in ("fp32", "bf16"):
+
+        def theirs(count: int, is_half: bool = precision == "bf16") -> Run:
+            pixels = list(to_batch([picture] * count, config).pixels.cuda())
+            return torch.autocast("cuda", torch.bfloat16, is_half)(partial(reference, pixels))
+
+        sides[f"Faster R-CNN R50 {precision}, torchvision"] = theirs
+    found: dict[str, dict[str, float]] = {}
+    with torch.no_grad():
+        for name, made in sides.items():
+            found[name] = {str(n): clock_ms(made(n)) / n for n in (1, 8)}
+            print(name, found[name], flush=True)
+    return found
+
+
+def training_steps() -> dict[str, dict[str, float]]:
+    """Milliseconds of a step on two pictures in bf16: the first time a size is seen, and again."""
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(folder, split="train", num_images=16, size=(600, 800))
+        for name in ("d2det_lite_instance", "d2det_r50"):
+            for has_cudnn in (True, False):
+                row = f"{name}{'' if has_cudnn else ', convolutions without cuDNN'}"
+                with torch.backends.cudnn.flags(enabled=has_cudnn):
+                    found[row] = step_ms(name, Path(folder))
+                print(row, found[row], flush=True)
+    return found
+
+
+def step_ms(name: str, folder: Path) -> dict[str, float]:
+    preset = get_preset(name)
+    data = open_coco(folder, "train", masks=preset.model.mask is not None)
+    train = preset.train.model_copy(update={"global_batch": 2, "short_sides": (352, 544)})
+    input_config = preset.input.model_copy(update={"short_side": 448, "long_side": 768})
+    model = build_detector(preset.model).cuda().to(memory_format=torch.channels_last).train()
+    device = torch.device("cuda")
+    gradient = GlobalGradient(
+        model, Ranks(0, 1, device), stopwatch=Stopwatch(device), dtype=torch.bfloat16
+    )
+    loader = TrainingLoader(data, input_config, train, num_threads=2)
+    batches = [batch.to(device) for batch in loader.batches(0)]
+    loader.close()
+    turns = []
+    for _ in range(2):
+        times = []
+        for batch in batches:
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            gradient.compute_alone(batch)
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - started) * 1e3)
+            gradient.forget()
+        turns.append(statistics.median(times))
+    return {"a new size": turns[0], "again": turns[1]}
+
+
+def clock_ms(run: Run) -> float:
+    """Median milliseconds by the clock until the card is done, warm."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(7):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times)
+
+
+def show(report: dict[str, Any]) -> None:
+    table = Table("case", "ours ms", "x floor", "against", "ms", "ratio", title=report["card"])
+    for row in report["ops"]:
+        over = f"{row['ours_ms'] / row['floor_ms']:.2f}" if row["floor_ms"] else ""
+        first: Sequence[str] = (row["name"], f"{row['ours_ms']:.3f}", over)
+        for name, ms in row["others_ms"].items() or {"": math.nan}.items():
+            table.add_row(*first, name, f"{ms:.3f}", f"{ms / row['ours_ms']:.2f}x")
+            first = ("", "", "")
+    console.print(table)
+    if "network" in report:
+        table = Table("network", "ms a picture", "of eight", title="800 x 1333")
+        for name, row in report["network"].items():
+            table.add_row(name, f"{row['1']:.1f}", f"{row['8']:.1f}")
+        console.print(table)
+    if "training" in report:
+        table = Table("two pictures, ms a step", "a new size", "again", title="training, bf16")
+        for name, row in report["training"].items():
+            table.add_row(name, *(f"{ms:.0f}" for ms in row.values()))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
