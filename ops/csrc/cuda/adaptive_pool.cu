@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor> adaptive_pool(const Tensor& x, const Tensor& 
     if (!PaperWindows::are(windows)) {
       return run<T>(x, logits, weight, bias, windows, eps, gate_scale);
     }
-    return run<T>(x, logits, weight, bias, PaperWindows(windows), eps, gate_scale);
+    return run<T>(x, logits, weight, bias, PaperWindows(), eps, gate_scale);
   });
 }
 

@@ -24,7 +24,6 @@ struct PaperWindows {
   static constexpr int height = 14, width = 14, out_height = 7, out_width = 7;
   static constexpr int kernel = 3, stride = 2, padding = 1;
 
-  explicit PaperWindows(const Windows&) {}
   __host__ __device__ static constexpr int pixels() { return height * width; }
   __host__ __device__ static constexpr int outputs() { return out_height * out_width; }
 

@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> adaptive_pool_backward(
     if (!PaperWindows::are(windows)) {
       return run<T>(grad, x, logits, weight, bias, mean, rstd, windows, gate_scale);
     }
-    return run<T>(grad, x, logits, weight, bias, mean, rstd, PaperWindows(windows), gate_scale);
+    return run<T>(grad, x, logits, weight, bias, mean, rstd, PaperWindows(), gate_scale);
   });
 }
 
