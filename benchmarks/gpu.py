@@ -1,16 +1,12 @@
-"""The CUDA kernels against what their memory traffic costs and what else exists, and the network.
+"""The CUDA kernels against what their memory traffic costs and what else exists.
 
     python benchmarks/gpu.py [--only NAME ...] [--compile] [--json OUT]
 
 Times are medians between CUDA events, sides in turn in one process. The floor of a kernel is the
 time in which the card copies the bytes that must be read and written once: inputs, outputs, and a
 map for each map's gradient. Selections and encodings have no floor worth the name: their data is
-small and their time is launches. `assign_targets` has no kernel of its own on a GPU.
-
-The network is timed by the clock, from pixels on the card to detections on the card, R50 at
-800 x 1333 with weights under which it finds as much as in use; torchvision's has random weights and
-finds nothing, so its post-processing is free. Training steps are timed on batches of many sizes,
-the first time a size is seen and again: libraries may prepare themselves for every new size.
+small and their time is launches. `assign_targets` has no kernel of its own on a GPU. Our kernels on
+the CPU have one thread.
 """
 
 from __future__ import annotations
@@ -19,7 +15,6 @@ import argparse
 import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import model as network
-import post_processing_ops
+import post_processing_ops  # keeps torch on one thread, hence first
 import torch
 import torchvision
 from pooling_ops import BINS, CHANNELS, ROIS, Scene, backward, eager_adaptive_pool, no_grad
@@ -36,12 +30,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from d2det.data.coco import open_coco
-from d2det.data.loader import TrainingLoader
-from d2det.data.synthetic import write_dataset
-from d2det.inference.preprocess import to_batch
-from d2det.models.build import build_detector
-from d2det.presets import get_preset
 from d2det_ops import (
     _library,
     adaptive_pool,
@@ -50,16 +38,13 @@ from d2det_ops import (
     soft_nms,
     soft_nms_reference,
 )
-from d2det_platform.train.gradient import GlobalGradient
-from d2det_platform.train.ranks import Ranks
-from d2det_platform.train.speed import Stopwatch
 
 SECONDS = 0.15
 """How long a side runs at least, once warm."""
 SLOW_MS = 500
 """A side that takes longer runs in the first turn alone."""
 IOU = 0.5
-HALVES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 console = Console(width=130)
 Run = Callable[[], object]
@@ -89,10 +74,6 @@ def main() -> None:
     chosen = (c for c in cases(args.compile) if any(part in c.name for part in args.only))
     report: dict[str, Any] = {"card": card, "torch": torch.__version__, "copy_bytes_per_s": rate}
     report["ops"] = [measured(case, rate) for case in chosen]
-    if args.only == [""] or "network" in args.only:
-        report["network"] = end_to_end()
-    if args.only == [""] or "training" in args.only:
-        report["training"] = training_steps()
     show(report)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(report, indent=1))
@@ -107,9 +88,9 @@ def copy_rate() -> float:
 
 def cases(compiled: bool) -> Iterator[Case]:
     """Yields all cases; `compiled`: also against torch.compile."""
-    for name, dtype in HALVES.items():
+    for name, dtype in DTYPES.items():
         yield from roi_pooling(name, dtype)
-    for name, dtype in HALVES.items():
+    for name, dtype in DTYPES.items():
         yield from adaptive_pooling(name, dtype, compiled)
     yield from selection()
     yield from encoding()
@@ -294,89 +275,6 @@ def measured(case: Case, rate: float) -> dict[str, Any]:
     return {"name": case.name, "ours_ms": ours, "floor_ms": floor, "others_ms": found}
 
 
-def end_to_end() -> dict[str, dict[str, float]]:
-    """Milliseconds a picture of networks, alone and in batches of eight."""
-    config = get_preset("d2det_r50").input
-    picture = network.make_picture(network.HEIGHT, network.WIDTH)
-    sides: dict[str, Callable[[int], Run]] = {}
-    for precision in ("fp32", "bf16", "fp16"):
-        detector = network.official_r50(precision, device="cuda")
-
-        def ours(count: int, detector: Any = detector) -> Run:
-            return partial(detector.detect, to_batch([picture] * count, config).to("cuda"))
-
-        sides[f"D2Det R50 {precision}"] = ours
-    reference = network.reference().cuda()
-    for precision in ("fp32", "bf16"):
-
-        def theirs(count: int, is_half: bool = precision == "bf16") -> Run:
-            pixels = list(to_batch([picture] * count, config).pixels.cuda())
-            return torch.autocast("cuda", torch.bfloat16, is_half)(partial(reference, pixels))
-
-        sides[f"Faster R-CNN R50 {precision}, torchvision"] = theirs
-    found: dict[str, dict[str, float]] = {}
-    with torch.no_grad():
-        for name, made in sides.items():
-            found[name] = {str(n): clock_ms(made(n)) / n for n in (1, 8)}
-            print(name, found[name], flush=True)
-    return found
-
-
-def training_steps() -> dict[str, dict[str, float]]:
-    """Milliseconds of a step on two pictures in bf16: the first time a size is seen, and again."""
-    found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_dataset(folder, split="train", num_images=16, size=(600, 800))
-        for name in ("d2det_lite_instance", "d2det_r50"):
-            for has_cudnn in (True, False):
-                row = f"{name}{'' if has_cudnn else ', convolutions without cuDNN'}"
-                with torch.backends.cudnn.flags(enabled=has_cudnn):
-                    found[row] = step_ms(name, Path(folder))
-                print(row, found[row], flush=True)
-    return found
-
-
-def step_ms(name: str, folder: Path) -> dict[str, float]:
-    preset = get_preset(name)
-    data = open_coco(folder, "train", masks=preset.model.mask is not None)
-    train = preset.train.model_copy(update={"global_batch": 2, "short_sides": (352, 544)})
-    input_config = preset.input.model_copy(update={"short_side": 448, "long_side": 768})
-    model = build_detector(preset.model).cuda().to(memory_format=torch.channels_last).train()
-    device = torch.device("cuda")
-    gradient = GlobalGradient(
-        model, Ranks(0, 1, device), stopwatch=Stopwatch(device), dtype=torch.bfloat16
-    )
-    loader = TrainingLoader(data, input_config, train, num_threads=2)
-    batches = [batch.to(device) for batch in loader.batches(0)]
-    loader.close()
-    turns = []
-    for _ in range(2):
-        times = []
-        for batch in batches:
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            gradient.compute_alone(batch)
-            torch.cuda.synchronize()
-            times.append((time.perf_counter() - started) * 1e3)
-            gradient.forget()
-        turns.append(statistics.median(times))
-    return {"a new size": turns[0], "again": turns[1]}
-
-
-def clock_ms(run: Run) -> float:
-    """Median milliseconds by the clock until the card is done, warm."""
-    for _ in range(3):
-        run()
-    times = []
-    for _ in range(7):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
-
-
 def show(report: dict[str, Any]) -> None:
     table = Table("case", "ours ms", "x floor", "against", "ms", "ratio", title=report["card"])
     for row in report["ops"]:
@@ -386,16 +284,6 @@ def show(report: dict[str, Any]) -> None:
             table.add_row(*first, name, f"{ms:.3f}", f"{ms / row['ours_ms']:.2f}x")
             first = ("", "", "")
     console.print(table)
-    if "network" in report:
-        table = Table("network", "ms a picture", "of eight", title="800 x 1333")
-        for name, row in report["network"].items():
-            table.add_row(name, f"{row['1']:.1f}", f"{row['8']:.1f}")
-        console.print(table)
-    if "training" in report:
-        table = Table("two pictures, ms a step", "a new size", "again", title="training, bf16")
-        for name, row in report["training"].items():
-            table.add_row(name, *(f"{ms:.0f}" for ms in row.values()))
-        console.print(table)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Backend:
 
     def __call__(self, op: str, *arguments: Any) -> Any:
         """Runs an operator on the device and returns its results on the CPU."""
-        return _to(getattr(self.ops, op)(*_to(arguments, self.device)), "cpu")
+        return on_device(getattr(self.ops, op)(*on_device(arguments, self.device)), "cpu")
 
     def in_every_order(self, run: Callable[[], Any]) -> list[Any]:
         """Returns what `run` gives, again and again; emulated, in several orders of threads."""
@@ -68,13 +68,14 @@ def _fresh_tensors_hold_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def _to(value: Any, device: str) -> Any:
+def on_device(value: Any, device: str) -> Any:
+    """Returns `value` with its tensors, however nested, on `device`."""
     if isinstance(value, Tensor):
         # With its storage, so that strides and alignment go with it.
         memory = value.new_empty(0).set_(value.untyped_storage()).to(device)
         return memory.as_strided(value.shape, value.stride(), value.storage_offset())
     if isinstance(value, list | tuple):
-        return type(value)(_to(item, device) for item in value)
+        return type(value)(on_device(item, device) for item in value)
     return value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,7 +23,16 @@ from d2det_ops import (
     nms,
     soft_nms,
 )
-from tests.ops.test_cuda_kernels import FORMATS, Pool, gate_tensors, mask_scene, random, scene
+from tests.ops.test_cuda_kernels import (
+    FORMATS,
+    STRIDES,
+    Pool,
+    gate_tensors,
+    mask_scene,
+    on_device,
+    random,
+    scene,
+)
 from tests.ops.test_registration import EACH_FACE, EACH_SAMPLE, FACES
 
 pytestmark = [
@@ -33,17 +43,7 @@ pytestmark = [
     ),
 ]
 
-STRIDES = (4, 8, 16)
-
-
-def on_gpu(value: Any) -> Any:
-    """Returns `value` with its tensors, views as views of moved memory, on the GPU."""
-    if isinstance(value, Tensor):
-        memory = value.detach().new_empty(0).set_(value.untyped_storage()).cuda()
-        return memory.as_strided(value.shape, value.stride(), value.storage_offset())
-    if isinstance(value, list | tuple):
-        return type(value)(map(on_gpu, value))
-    return value
+on_gpu = partial(on_device, device="cuda")
 
 
 @contextlib.contextmanager
