@@ -5,7 +5,8 @@
 Inference goes from pixels on the card to detections on the card, R50 at 800 x 1333 with weights
 under which it finds as much as in use; torchvision's network has random weights and finds nothing,
 so its post-processing is free. Training steps are timed on batches of many sizes, the first time a
-size is seen and again: libraries may prepare themselves for every new size.
+size is seen and again: libraries may prepare themselves for every new size, as cuDNN does for the
+depthwise convolution that is timed last, by itself.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import model as network
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from d2det.data.coco import open_coco
 from d2det.data.loader import TrainingLoader
 from d2det.data.synthetic import write_dataset
 from d2det.inference.preprocess import to_batch
 from d2det.models.build import build_detector
+from d2det.models.depthwise import DepthwiseConv2d
 from d2det.presets import get_preset
+from d2det.structures import TrainingBatch
 from d2det_platform.train.gradient import GlobalGradient
 from d2det_platform.train.ranks import Ranks
 from d2det_platform.train.speed import Stopwatch
@@ -40,7 +44,7 @@ Run = Callable[[], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = {"networks": end_to_end, "training": training_steps}
+    parts = {"networks": end_to_end, "training": training_steps, "depthwise": depthwise}
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gpu_networks.json"))
     args = parser.parse_args()
@@ -90,11 +94,8 @@ def training_steps() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(folder, split="train", num_images=16, size=(600, 800))
         for name in ("d2det_lite_instance", "d2det_r50"):
-            for has_cudnn in (True, False):
-                row = f"{name}{'' if has_cudnn else ', convolutions without cuDNN'}"
-                with torch.backends.cudnn.flags(enabled=has_cudnn):
-                    found[row] = step_ms(name, Path(folder))
-                print(row, found[row], flush=True)
+            found[name] = step_ms(name, Path(folder))
+            print(name, found[name], flush=True)
     return found
 
 
@@ -111,16 +112,46 @@ def step_ms(name: str, folder: Path) -> dict[str, float]:
     loader = TrainingLoader(data, input_config, train, num_threads=2)
     batches = [batch.to(device) for batch in loader.batches(0)]
     loader.close()
+
+    def run(batch: TrainingBatch) -> None:
+        gradient.compute_alone(batch)
+        gradient.forget()
+
+    return first_and_again([partial(run, batch) for batch in batches])
+
+
+def depthwise() -> dict[str, dict[str, float]]:
+    """Milliseconds of a depthwise layer, forward and backward, channels last, in bf16."""
+    sides = {
+        "nn.Conv2d": nn.Conv2d(96, 96, 3, padding=1, groups=96, bias=False),
+        "DepthwiseConv2d": DepthwiseConv2d(96, 3),
+    }
+    return {name: layer_ms(layer) for name, layer in sides.items()}
+
+
+def layer_ms(layer: nn.Module) -> dict[str, float]:
+    layer.to("cuda", torch.bfloat16).to(memory_format=torch.channels_last)
+
+    def run(x: Tensor) -> None:
+        layer(x).sum().backward()
+
+    sizes = [(4, 96, 80 + 2 * i, 120 + 3 * i) for i in range(6)]
+    maps = [torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in sizes]
+    maps = [x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in maps]
+    return first_and_again([partial(run, x) for x in maps])
+
+
+def first_and_again(runs: list[Run]) -> dict[str, float]:
+    """Median milliseconds of `runs`, each of a size of its own, the first time and the second."""
     turns = []
     for _ in range(2):
         times = []
-        for batch in batches:
+        for run in runs:
             torch.cuda.synchronize()
             started = time.perf_counter()
-            gradient.compute_alone(batch)
+            run()
             torch.cuda.synchronize()
             times.append((time.perf_counter() - started) * 1e3)
-            gradient.forget()
         turns.append(statistics.median(times))
     return {"ms at a new size": turns[0], "ms again": turns[1]}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from d2det.models import initialization
+from d2det.models.depthwise import DepthwiseConv2d
 from d2det.models.normalization import FixedBatchNorm2d, NormalizedSequential
 from d2det.models.precision import narrow
 
@@ -36,7 +37,8 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, *, frozen_stages: int = 1) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv_norm(3, 32, kernel_size=3, stride=2)]
+        stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        layers: list[nn.Module] = [_conv_norm(stem)]
         channels = 32
         for expansion, out_channels, count, stride in _GROUPS:
             for i in range(count):
@@ -47,7 +49,7 @@ class MobileNetV2(nn.Module):
                     )
                 )
                 channels = out_channels
-        layers.append(_conv_norm(channels, _HEAD_CHANNELS, kernel_size=1))
+        layers.append(_conv_norm(nn.Conv2d(channels, _HEAD_CHANNELS, 1, bias=False)))
         self.features = nn.Sequential(*layers)
         self._freeze(frozen_stages)
 
@@ -90,11 +92,11 @@ class _InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers.append(_conv_norm(in_channels, hidden, kernel_size=1))
+            layers.append(_conv_norm(nn.Conv2d(in_channels, hidden, 1, bias=False)))
         projection = nn.Conv2d(hidden, out_channels, 1, bias=False)
         initialization.kaiming(projection)
         layers += [
-            _conv_norm(hidden, hidden, kernel_size=3, stride=stride, groups=hidden),
+            _conv_norm(DepthwiseConv2d(hidden, 3, stride=stride)),
             projection,
             FixedBatchNorm2d(out_channels),
         ]
@@ -107,18 +109,7 @@ class _InvertedResidual(nn.Module):
         return x + out if self.has_shortcut else out
 
 
-def _conv_norm(
-    in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    convolution = nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=False,
-    )
+def _conv_norm(convolution: nn.Conv2d) -> nn.Sequential:
     initialization.kaiming(convolution)
-    norm = FixedBatchNorm2d(out_channels)
+    norm = FixedBatchNorm2d(convolution.out_channels)
     return NormalizedSequential(convolution, norm, nn.ReLU6(inplace=True))

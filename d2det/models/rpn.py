@@ -134,9 +134,24 @@ def _best_per_level(output: RpnOutput, limit: int) -> tuple[Tensor, Tensor, Tens
     for i, logits in enumerate(output.logits.split(output.level_sizes, 1)):
         # By score, not by logit: the sigmoid may tie what the logits tell apart, and the released
         # code ranks what it ties in the order of the anchors.
-        best = logits.sigmoid().topk(min(limit, logits.shape[1]), 1)
-        scores.append(best.values)
-        index.append(best.indices + start)
-        level.append(torch.full((best.indices.shape[1],), i, device=logits.device))
+        values, best = _top(logits.sigmoid(), min(limit, logits.shape[1]))
+        scores.append(values)
+        index.append(best + start)
+        level.append(torch.full((best.shape[1],), i, device=logits.device))
         start += logits.shape[1]
     return torch.cat(scores, 1), torch.cat(index, 1), torch.cat(level)
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row of scores (N, M) in 0..1, and their columns.
+
+    Equal ones rank by column. In plain surroundings many anchors tie, and `topk` would choose among
+    them by a method that depends on the device and on the number of rows: what a picture trains on
+    would depend on its company.
+    """
+    # Floats from 0 on are ordered as their bits are; with the column below them no two keys tie.
+    last = scores.shape[1] - 1
+    bits = scores.float().view(torch.int32).long() << 32
+    keys = bits + torch.arange(last, -1, -1, device=scores.device)
+    columns = last - (keys.topk(count, 1).values & 0xFFFFFFFF)
+    return scores.gather(1, columns), columns

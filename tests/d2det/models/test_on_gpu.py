@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from d2det.checkpoints.official import convert
 from d2det.inference.preprocess import resize_image, resized_size, to_batch
 from d2det.models.build import build_detector
+from d2det.models.depthwise import DepthwiseConv2d
 from d2det.models.losses import reduce_losses
 from d2det.models.prepare import prepare_for_inference
 from d2det.presets import get_preset
@@ -97,3 +101,34 @@ def test_a_batch_gives_what_its_pictures_give_alone() -> None:
             assert torch.equal(found.labels, wanted.labels)
             torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=0)
             torch.testing.assert_close(found.scores, wanted.scores, atol=1e-4, rtol=0)
+
+
+def test_a_depthwise_layer_computes_what_the_usual_one_does() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 96, 20, 28, device="cuda").contiguous(memory_format=torch.channels_last)
+    results = []
+    for stride in (1, 2):
+        ours = DepthwiseConv2d(96, 3, stride=stride).cuda().to(memory_format=torch.channels_last)
+        for layer in (
+            ours,
+            partial(F.conv2d, weight=ours.weight, padding=1, stride=stride, groups=96),
+        ):
+            mine = x.clone().requires_grad_()
+            y = layer(mine)
+            (gradient,) = torch.autograd.grad(y.square().sum(), mine)
+            results.append((y, gradient))
+        assert results[-2][0].is_contiguous(memory_format=torch.channels_last)
+        for got, wanted in zip(results[-2], results[-1], strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_new_size_costs_a_depthwise_layer_nothing() -> None:
+    """cuDNN would compile a kernel for each: by its own kernel's name, not by the clock."""
+    layer = DepthwiseConv2d(96, 3).to("cuda", torch.bfloat16).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 96, 22, 34, device="cuda", dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        layer(x).sum().backward()
+    names = {event.key for event in seen.key_averages()}
+    assert "aten::_conv_depthwise2d" in names
+    assert not any("cudnn" in name for name in names)

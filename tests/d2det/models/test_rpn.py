@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from d2det.boxes import clip, decode_deltas
 from d2det.config import RpnConfig
 from d2det.models.anchors import Anchors
-from d2det.models.rpn import RegionProposalNetwork
+from d2det.models.rpn import RegionProposalNetwork, RpnOutput, _best_per_level
 from d2det.models.selection import best_per_image
 from tests.oracle.ops import case, drawn, half_open
 
 STRIDES = (4, 8, 16, 32, 64)
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def network(**options) -> RegionProposalNetwork:
@@ -79,3 +83,25 @@ def test_best_per_image_keeps_the_first_of_each_picture_and_knows_pictures_witho
     image_index = torch.tensor([2, 0, 2, 0, 2, 0, 2])
     assert best_per_image(image_index, 4, 2).tolist() == [1, 3, 0, 2]
     assert best_per_image(image_index[:0], 2, 5).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])]
+)
+def test_anchors_that_tie_rank_in_their_order_in_any_company(device: str):
+    num_anchors, plain = 40_000, torch.zeros(40_000)
+    plain[:9], plain[-5:] = -1, 1
+    torch.manual_seed(0)
+    logits = torch.stack((plain, *torch.randn(23, num_anchors))).to(device)
+    anchors = torch.tensor([[0.0, 0, 9, 9]], device=device).expand(num_anchors, 4)
+    output = RpnOutput(logits, logits.new_zeros(24, num_anchors, 4), anchors, (num_anchors,))
+    scores, index, _ = _best_per_level(output, 1000)
+    assert index[0].tolist() == [*range(num_anchors - 5, num_anchors), *range(9, 1004)]
+    for i in range(24):
+        one = slice(i, i + 1)
+        alone = replace(output, logits=logits[one], deltas=output.deltas[one])
+        for together, wanted in zip((scores, index), _best_per_level(alone, 1000), strict=False):
+            assert torch.equal(together[one], wanted)
+        best = logits[i].sigmoid().sort(descending=True, stable=True)
+        assert torch.equal(scores[i], best.values[:1000])
+        assert torch.equal(index[i], best.indices[:1000])
