@@ -27,6 +27,7 @@ from d2det_ops.digest import BuildInfo, check_same_build
 from d2det_platform.store import RunStore
 from d2det_platform.train import card, setup
 from d2det_platform.train.balance import BALANCE_EVERY_STEPS, Balance
+from d2det_platform.train.crashes import Crashes
 from d2det_platform.train.gradient import GlobalGradient
 from d2det_platform.train.host import Host, RayHost, describe_device
 from d2det_platform.train.memory import PeakMemory
@@ -65,8 +66,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def train(options: TrainOptions, ranks: Ranks, host: Host) -> Outcome:
     """Trains as one of `ranks` from where the run stands, and returns how that ended."""
-    step = 0
+    step, crashes = 0, Crashes.of_group(RunStore(options.run_url), ranks)
     try:
+        if (end := crashes.repeated()) is not None:
+            return end
         trainer = Trainer(options, ranks, host)
         try:
             return trainer.run()
@@ -75,6 +78,9 @@ def train(options: TrainOptions, ranks: Ranks, host: Host) -> Outcome:
             trainer.close()
     except FatalError as error:
         return Outcome("failed", step, str(error))
+    except Exception as error:
+        crashes.note(step, error)
+        raise
 
 
 class Trainer:

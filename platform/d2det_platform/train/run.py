@@ -18,7 +18,7 @@ from d2det.data.coco import CocoDataset
 from d2det_ops.digest import build_info
 from d2det_platform.cluster import connect
 from d2det_platform.store import RunStore, arrow_filesystem
-from d2det_platform.train import card, preflight, stop
+from d2det_platform.train import card, crashes, preflight, stop
 from d2det_platform.train.loop import train_worker
 from d2det_platform.train.model import build_model
 from d2det_platform.train.options import ClusterOptions, TrainOptions
@@ -56,6 +56,7 @@ def fit(options: TrainOptions) -> tuple[Outcome, list[str]]:
     card.open_card(options)
     store.write("config.json", options.model_dump_json(indent=1).encode())
     stop.clear(store)
+    crashes.clear(store)
     with stop.signals_stop(store):
         outcome = _beside_main_thread(lambda: _train_to_an_end(options, store))
     stop.clear(store)
