@@ -3,15 +3,18 @@
     python benchmarks/ops_versions.py [--torch 2.11.0 2.13.0 newest] [--wheel W.whl] [--root DIR]
 
 Makes an environment a version, installs torch and the wheel (no other dependency), and runs this
-file there with --smoke: load, self-test of every op, opcheck, gradients, compile, export. The
-environments are removed again; each needs up to 7 GB and a download of half of that.
+file there with --smoke: load, self-test of every op, opcheck, gradients, compile, export; and where
+there is an nvcc, the CUDA sources are compiled with the headers of that torch. The environments are
+removed again; each needs up to 7 GB and a download of half of that.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -177,10 +180,31 @@ def compiled_and_exported() -> None:
     assert torch.equal(torch.export.export(Last(), arguments).module()(*arguments), expected)
 
 
+def cuda_sources() -> None:
+    """Compiles them without optimisation: what counts is what the headers declare."""
+    from torch.utils.cpp_extension import include_paths
+
+    stable_abi = re.search(
+        r"^STABLE_ABI = (\[.+\])$", (ROOT / "setup.py").read_text(), re.MULTILINE
+    )
+    assert stable_abi is not None
+    folders = [ROOT / "ops/csrc", ROOT / "build/generated", *include_paths("cpu")]
+    command = ["nvcc", "-c", "-o", os.devnull, "-std=c++20", "-arch=sm_90", "-Xcicc=-O0"]
+    command += ["-Xptxas=-O0", *ast.literal_eval(stable_abi[1]), *(f"-I{path}" for path in folders)]
+    sources = sorted((ROOT / "ops/csrc/cuda").glob("*.cu"))
+    assert sources
+    for source in sources:
+        done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+        faults = [line for line in done.stderr.splitlines() if "error" in line]
+        if done.returncode != 0:
+            raise RuntimeError(faults[0] if faults else f"nvcc fails on {source.name}")
+
+
 CHECKS = {
     "opcheck of every op": opcheck_all,
     "gradcheck in float64": gradients,
     "compile and export": compiled_and_exported,
+    **({"CUDA sources compile": cuda_sources} if shutil.which("nvcc") else {}),
 }
 
 
