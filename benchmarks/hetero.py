@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from d2det.memory import prefer_huge_pages
+from d2det.structures import TrainingBatch
 from d2det_platform.train.balance import BALANCE_EVERY_STEPS
 from d2det_platform.train.command import parse
 from d2det_platform.train.host import PlainHost
@@ -42,7 +44,7 @@ from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.plan import BatchPlan, equal_plan
 from d2det_platform.train.ranks import Ranks
 
-TURN_S = 0.03
+TURN_S = 0.06
 """Length of a turn of the slowed worker: a third of it computing, two thirds stopped. Short, since
 a slow machine computes slowly and does not keep silent: every message to the other waits for it."""
 WANTED_OF_SUM, WANTED_OVER_EQUAL = 0.90, 1.45
@@ -54,10 +56,10 @@ class Arguments:
 
     data: Path
     """A folder in COCO format: images/ and instances_train.json."""
-    global_batch: int = 16
+    global_batch: int = 8
     short_side: int = 448
     """Of the pictures: the preset's own. In smaller ones the fixed cost of a step shows."""
-    steps: int = 2
+    steps: int = 3
     """Steps of each way in a round."""
     rounds: int = 5
     looks: int = 1
@@ -127,6 +129,7 @@ def slowed(pid: int, factor: float) -> Iterator[None]:
 
 def work(rank: int, arguments: Arguments, folder: Path, results: Any) -> None:
     """One of the two ranks."""
+    prefer_huge_pages()  # as a worker of the training job does
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     trainer = Trainer(
@@ -168,31 +171,34 @@ def settle(trainer: Trainer, looks: int) -> None:
 
 def own_speed(trainer: Trainer, arguments: Arguments) -> float:
     """Images/s of this process by itself: steps on its measured share, update included."""
-    share = partial(trainer.balance.plan.slice, trainer.ranks.rank)
-    batches = trainer.loader.batches(0, share=share)
-    trainer.ranks.gather(None)
-    started = time.perf_counter()
-    for _ in range(arguments.steps):
-        trainer.gradient.compute_alone(next(batches))
+
+    def step(batch: TrainingBatch) -> None:
+        trainer.gradient.compute_alone(batch)
         parameters = [p for p in trainer.model.parameters() if p.grad is not None]
         # At rate 0, for the weights must stay those of the other process.
         trainer._update(parameters, trainer._norm(parameters), 0.0)
         trainer.gradient.forget()
-    seconds = time.perf_counter() - started
-    return trainer.balance.plan.images_per_rank[trainer.ranks.rank] * arguments.steps / seconds
+
+    share = trainer.balance.plan.images_per_rank[trainer.ranks.rank]
+    return share / seconds_of(step, trainer, arguments.steps)
 
 
 def split_speed(trainer: Trainer, plan: BatchPlan, arguments: Arguments) -> float:
     """Images/s of both together under `plan`, by whole steps of the training loop."""
-    batches = trainer.loader.batches(0, share=partial(plan.slice, trainer.ranks.rank))
     trainer.balance.plan = plan
-    first = next(batches)
+    return arguments.global_batch / seconds_of(trainer._step, trainer, arguments.steps)
+
+
+def seconds_of(step: Callable[[TrainingBatch], object], trainer: Trainer, steps: int) -> float:
+    """Seconds of a step on this rank's share, after one in which the loader has come up."""
+    share = partial(trainer.balance.plan.slice, trainer.ranks.rank)
+    batches = trainer.loader.batches(0, share=share)
+    step(next(batches))
     trainer.ranks.gather(None)
     started = time.perf_counter()
-    trainer._step(first)
-    for _ in range(arguments.steps - 1):
-        trainer._step(next(batches))
-    return arguments.global_batch * arguments.steps / (time.perf_counter() - started)
+    for _ in range(steps):
+        step(next(batches))
+    return (time.perf_counter() - started) / steps
 
 
 def options_of(arguments: Arguments, folder: Path) -> TrainOptions:
