@@ -34,6 +34,12 @@ _KIND = "D2Det"
 _CONFIG: Any = Field(json_schema_extra={"format": "label-config"})
 
 
+def _describe_optional(schema: dict[str, Any]) -> None:
+    """An interface may be left out, but not be empty."""
+    schema["format"] = "label-config"
+    del schema["default"]
+
+
 class Task(BaseModel):
     """A task; what else Label Studio sends is ignored."""
 
@@ -54,7 +60,7 @@ class SetupRequest(BaseModel):
 
     project: str | None = None
     label_config: str = Field(
-        default="", alias="schema", json_schema_extra={"format": "label-config"}
+        default="", min_length=1, alias="schema", json_schema_extra=_describe_optional
     )
 
 
