@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import deque
 
-MEMORY = 32
+MEMORY = 30
 """Measurements that are averaged at most."""
 OUTSIDE = 3.5
 """Standard deviations beyond which a measurement is not noise; by chance once in 2000."""
