@@ -143,31 +143,24 @@ def layer_ms(layer: nn.Module) -> dict[str, float]:
 
 def first_and_again(runs: list[Run]) -> dict[str, float]:
     """Median milliseconds of `runs`, each of a size of its own, the first time and the second."""
-    turns = []
-    for _ in range(2):
-        times = []
-        for run in runs:
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            run()
-            torch.cuda.synchronize()
-            times.append((time.perf_counter() - started) * 1e3)
-        turns.append(statistics.median(times))
-    return {"ms at a new size": turns[0], "ms again": turns[1]}
+    first, again = (statistics.median(map(once_ms, runs)) for _ in range(2))
+    return {"ms at a new size": first, "ms again": again}
 
 
 def clock_ms(run: Run) -> float:
     """Median milliseconds by the clock until the card is done, warm."""
     for _ in range(3):
         run()
-    times = []
-    for _ in range(7):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+    return statistics.median(once_ms(run) for _ in range(7))
+
+
+def once_ms(run: Run) -> float:
+    """Milliseconds by the clock until the card is done."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1e3
 
 
 if __name__ == "__main__":

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
+from nwpu import torchvision_example
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from training import flags
 
 from d2det.data.coco import CocoDataset
 from d2det_platform.train.command import parse
@@ -62,8 +63,7 @@ def main(arguments: Arguments) -> None:
     sides = {"D2Det R50": ours, "Faster R-CNN R50, torchvision": theirs}
     report = {}
     for name, side in sides.items():
-        with tempfile.TemporaryDirectory() as folder:
-            report[name] = side(arguments, Path(folder))
+        report[name] = side(arguments)
         print(name, report[name], flush=True)
         gc.collect()
         torch.cuda.empty_cache()
@@ -75,11 +75,10 @@ def main(arguments: Arguments) -> None:
     arguments.json.write_text(json.dumps(report, indent=1))
 
 
-def ours(arguments: Arguments, folder: Path) -> dict[str, float]:
+def ours(arguments: Arguments) -> dict[str, float]:
     """Steps of the training loop, as the job takes them."""
-    values = {
+    values: dict[str, object] = {
         "preset": "d2det_r50",
-        "storage": folder,
         "data.train-images": arguments.data / "images",
         "data.train-annotations": arguments.data / "instances_train.json",
         "data.loader-threads": arguments.loaders,
@@ -89,16 +88,15 @@ def ours(arguments: Arguments, folder: Path) -> dict[str, float]:
         "input.short-side": arguments.short_side,
         "input.long-side": arguments.long_side,
     }
-    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    options = parse([*flags, "--cluster.gpu"])
-    trainer = Trainer(options, Ranks(0, 1, torch.device("cuda")), PlainHost())
-    batches = endless(lambda epoch: trainer.loader.batches(epoch))
-    row = clock(batches, trainer._step, arguments)
-    trainer.close()
+    with tempfile.TemporaryDirectory() as folder:
+        options = parse([*flags(values), "--storage", folder, "--cluster.gpu"])
+        trainer = Trainer(options, Ranks(0, 1, torch.device("cuda")), PlainHost())
+        row = clock(endless(trainer.loader.batches), trainer._step, arguments)
+        trainer.close()
     return row
 
 
-def theirs(arguments: Arguments, _: Path) -> dict[str, float]:
+def theirs(arguments: Arguments) -> dict[str, float]:
     """Steps of torchvision's reference recipe: autocast, SGD, its own resizing on the GPU."""
     data = Pictures(arguments.data)
     trunk = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
@@ -148,12 +146,7 @@ class Pictures(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Target]:
         """(3, H, W) float32 in 0..1, and boxes (G, 4) float32 with labels (G,) int64 from 1."""
-        sample = self.coco[position]
-        height, width = sample.image.shape[:2]
-        boxes = np.clip(sample.boxes, 0, [width, height, width, height]).astype(np.float32)
-        pixels = torch.from_numpy(sample.image).permute(2, 0, 1).float() / 255
-        labels = torch.from_numpy(sample.labels + 1)
-        return pixels, {"boxes": torch.from_numpy(boxes), "labels": labels}
+        return torchvision_example(self.coco[position], flip=False)
 
 
 def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:

@@ -33,6 +33,7 @@ import torch.distributed as dist
 import tyro
 from rich.console import Console
 from rich.table import Table
+from training import flags
 
 from d2det.memory import prefer_huge_pages
 from d2det.structures import TrainingBatch
@@ -203,7 +204,7 @@ def seconds_of(step: Callable[[TrainingBatch], object], trainer: Trainer, steps:
 
 def options_of(arguments: Arguments, folder: Path) -> TrainOptions:
     """Options of the training whose steps are measured."""
-    values = {
+    values: dict[str, object] = {
         "preset": "d2det_lite_instance",
         "storage": folder,
         "data.train-images": arguments.data / "images",
@@ -214,7 +215,7 @@ def options_of(arguments: Arguments, folder: Path) -> TrainOptions:
         "input.long-side": 2 * arguments.short_side,
         "cluster.workers": 2,
     }
-    return parse([text for name, value in values.items() for text in (f"--{name}", str(value))])
+    return parse(flags(values))
 
 
 if __name__ == "__main__":

@@ -163,20 +163,20 @@ def train_torchvision(model: nn.Module, data: CocoDataset, *, seconds: float) ->
 
 
 def torchvision_example(sample: Sample, *, flip: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns a sample as torchvision's detectors take it."""
+    """Returns a sample as torchvision's detectors take it, with its masks if it has any."""
     height, width = sample.image.shape[:2]
-    assert sample.masks is not None
-    masks = rle_codec.decode([{"size": (height, width), "counts": m} for m in sample.masks])
-    masks, image = masks.transpose(2, 0, 1), sample.image
-    boxes = np.clip(sample.boxes, 0, [width, height, width, height])
+    image, boxes = sample.image, np.clip(sample.boxes, 0, [width, height, width, height])
     if flip:
-        image, masks = image[:, ::-1], masks[..., ::-1]
+        image = image[:, ::-1]
         boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
     target = {
         "boxes": torch.from_numpy(boxes.astype(np.float32)),
         "labels": torch.from_numpy(sample.labels + 1),
-        "masks": torch.from_numpy(np.ascontiguousarray(masks)),
     }
+    if sample.masks is not None:
+        masks = rle_codec.decode([{"size": (height, width), "counts": m} for m in sample.masks])
+        masks = masks.transpose(2, 0, 1)[..., ::-1] if flip else masks.transpose(2, 0, 1)
+        target["masks"] = torch.from_numpy(np.ascontiguousarray(masks))
     return to_tensor(np.ascontiguousarray(image)), target
 
 

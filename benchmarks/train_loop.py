@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from training import flags
 
 from d2det.data.coco import CocoDataset
 from d2det.data.loader import TrainingLoader
@@ -210,7 +211,7 @@ def combined(ranks: list[dict[str, float]]) -> dict[str, float]:
 
 def options_of(arguments: Arguments, folder: Path, name: str) -> TrainOptions:
     """Options of the training that both sides do."""
-    values = {
+    values: dict[str, object] = {
         "preset": "d2det_lite_instance",
         "name": name,
         "storage": folder,
@@ -224,7 +225,7 @@ def options_of(arguments: Arguments, folder: Path, name: str) -> TrainOptions:
         "cluster.workers": WORKERS,
         "cluster.shares": "equal",
     }
-    return parse([text for key, value in values.items() for text in (f"--{key}", str(value))])
+    return parse(flags(values))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ def train(options: dict[str, object]) -> list[dict[str, Any]]:
 
     Among the options must be `storage` and `name`; a run of that name is continued.
     """
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    subprocess.run([sys.executable, str(JOB), *flags], check=True)
+    subprocess.run([sys.executable, str(JOB), *flags(options)], check=True)
     log = Path(str(options["storage"])) / str(options["name"]) / "metrics.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def flags(options: dict[str, object]) -> list[str]:
+    """Returns `options` as words of a command line."""
+    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
 def last_evaluation(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Convolves every channel with a filter of its own, without a bias.
+    """Convolves every channel with a filter of its own; any bias is that of a folded normalisation.
 
     On a GPU by PyTorch's kernel. cuDNN (9.19, H200) compiles another for every size it meets, which
     takes most of a second a layer, and is no faster afterwards: a training on pictures of many

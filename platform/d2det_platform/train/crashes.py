@@ -1,8 +1,8 @@
 """Errors that come back: a group of workers that ends as those before it did is not tried for ever.
 
 What dies is replaced and goes on; but out of memory, or a mistake in the code, meets the next group
-at the same step. Every error a rank raises is noted in the run folder by its step and type; after
-some groups with the same note the run ends, with the error as its message.
+at the same step. An error that comes from a rank's own computing is noted in the run folder by its
+step and type; after some groups with the same note the run ends, with the error as its message.
 """
 
 from __future__ import annotations
