@@ -1,23 +1,25 @@
-"""Training of R50 at 800 x 1333 in bf16 on a GPU: our loop against torchvision's Faster R-CNN.
+"""Training of R50 at 800 x 1333 in bf16: our loop against torchvision's Faster R-CNN.
 
 Both train the same stages of the same trunk on the same pictures, read from files, in batches of
 the same size, and both with a loader of their own kind: ours threads, torchvision's processes.
-Each is timed by whole steps, and by the share of them that waited for pictures.
+Each is timed by whole steps, and by the share of them that waited for pictures, in a process of
+its own.
 
-    python benchmarks/gpu_training.py --data DIR [--json OUT]
+    python benchmarks/training_speed.py --data DIR [--device cpu --global-batch 2 --steps 4]
 """
 
 from __future__ import annotations
 
-import gc
 import json
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -32,8 +34,9 @@ from training import flags
 
 from d2det.data.coco import CocoDataset
 from d2det_platform.train.command import parse
-from d2det_platform.train.host import PlainHost
+from d2det_platform.train.host import PlainHost, describe_device
 from d2det_platform.train.loop import Trainer
+from d2det_platform.train.memory import PeakMemory
 from d2det_platform.train.ranks import Ranks
 
 Target = dict[str, Tensor]
@@ -45,6 +48,7 @@ class Arguments:
 
     data: Path
     """A folder in COCO format: images/ and instances_train.json."""
+    device: Literal["cuda", "cpu"] = "cuda"
     global_batch: int = 16
     warmup: int = 6
     steps: int = 16
@@ -53,21 +57,21 @@ class Arguments:
     """Threads (ours) and processes (torchvision's) that prepare pictures."""
     short_side: int = 800
     long_side: int = 1333
-    json: Path = Path("benchmarks/results/gpu_training.json")
+    json: Path = Path("benchmarks/results/training_speed.json")
 
 
 def main(arguments: Arguments) -> None:
     """Measures both sides, prints the table, and writes it."""
-    if not torch.cuda.is_available():
-        raise SystemExit("needs a GPU")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU; --device cpu measures this machine")
     sides = {"D2Det R50": ours, "Faster R-CNN R50, torchvision": theirs}
     report = {}
     for name, side in sides.items():
-        report[name] = side(arguments)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            report[name] = process.submit(side, arguments).result()
         print(name, report[name], flush=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-    table = Table("", *next(iter(report.values())), title=torch.cuda.get_device_name())
+    device = describe_device(torch.device(arguments.device))["device"]
+    table = Table("", *next(iter(report.values())), title=device)
     for name, row in report.items():
         table.add_row(name, *(f"{value:.3g}" for value in row.values()))
     Console(width=110).print(table)
@@ -89,15 +93,16 @@ def ours(arguments: Arguments) -> dict[str, float]:
         "input.long-side": arguments.long_side,
     }
     with tempfile.TemporaryDirectory() as folder:
-        options = parse([*flags(values), "--storage", folder, "--cluster.gpu"])
-        trainer = Trainer(options, Ranks(0, 1, torch.device("cuda")), PlainHost())
+        gpu = ["--cluster.gpu"] if arguments.device == "cuda" else []
+        options = parse([*flags(values), "--storage", folder, *gpu])
+        trainer = Trainer(options, Ranks(0, 1, torch.device(arguments.device)), PlainHost())
         row = clock(endless(trainer.loader.batches), trainer._step, arguments)
         trainer.close()
     return row
 
 
 def theirs(arguments: Arguments) -> dict[str, float]:
-    """Steps of torchvision's reference recipe: autocast, SGD, its own resizing on the GPU."""
+    """Steps of torchvision's reference recipe: autocast, SGD, its own resizing."""
     data = Pictures(arguments.data)
     trunk = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
     model = FasterRCNN(
@@ -106,7 +111,7 @@ def theirs(arguments: Arguments) -> dict[str, float]:
         min_size=arguments.short_side,
         max_size=arguments.long_side,
     )
-    model.cuda().train()
+    model.to(arguments.device).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     # At a rate that leaves random weights where they are finite; speed is the question.
     optimizer = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9, weight_decay=1e-4)
@@ -116,15 +121,18 @@ def theirs(arguments: Arguments) -> dict[str, float]:
         shuffle=True,
         drop_last=True,
         num_workers=arguments.loaders,
-        pin_memory=True,
+        pin_memory=arguments.device == "cuda",
         persistent_workers=True,
         collate_fn=list,
     )
 
     def step(batch: list[tuple[Tensor, Target]]) -> None:
-        images = [image.cuda(non_blocking=True) for image, _ in batch]
-        targets = [{name: value.cuda() for name, value in target.items()} for _, target in batch]
-        with torch.autocast("cuda", torch.bfloat16):
+        images = [image.to(arguments.device, non_blocking=True) for image, _ in batch]
+        targets = [
+            {name: value.to(arguments.device) for name, value in target.items()}
+            for _, target in batch
+        ]
+        with torch.autocast(arguments.device, torch.bfloat16):
             losses = model(images, targets)
         total = torch.stack(tuple(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -160,10 +168,11 @@ def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
 def clock(
     batches: Iterator[Any], step: Callable[[Any], object], arguments: Arguments
 ) -> dict[str, float]:
-    """Figures of whole steps, warm; `step` ends when the GPU is done."""
+    """Figures of whole steps, warm; `step` ends when the device is done."""
+    memory = PeakMemory(torch.device(arguments.device))
     for _ in range(arguments.warmup):
         step(next(batches))
-    torch.cuda.reset_peak_memory_stats()
+    memory.reset()
     waited, started = 0.0, time.perf_counter()
     for _ in range(arguments.steps):
         asked = time.perf_counter()
@@ -174,7 +183,7 @@ def clock(
     return {
         "images/s": arguments.steps * arguments.global_batch / seconds,
         "share loading": waited / seconds,
-        "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
+        "peak GiB": memory.peak_bytes() / 2**30,
     }
 
 
