@@ -44,9 +44,9 @@ soak: setup
 	$(BIN)/python -m tests.platform.train.soak --kills $(KILLS)
 	$(BIN)/python -m tests.platform.label.soak --rounds $(ROUNDS) --kills 3
 
-# Two thousand generated requests against the endpoint's description, every check.
+# Some four thousand generated requests against the endpoint's description, every check.
 contract: setup
-	D2DET_CONTRACT_CASES=130 $(BIN)/python -m pytest -q tests/platform/serve/test_contract.py
+	D2DET_CONTRACT_CASES=300 $(BIN)/python -m pytest -q tests/platform/serve/test_contract.py
 
 # The endpoint under load, roll-outs and kills: a quarter of an hour.
 bench-serve: setup

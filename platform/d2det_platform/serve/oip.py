@@ -11,7 +11,7 @@ import base64
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -23,7 +23,7 @@ from d2det_platform.serve.problems import Problem
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 DTYPES: dict[str, Any] = {"FP32": "<f4", "INT64": "<i8", "INT32": "<i4", "UINT8": "u1"}
-MAX_TENSORS = 16
+MAX_OUTPUTS = 16
 MAX_RANK = 8
 
 Tensor = NDArray[Any] | list[bytes]
@@ -31,11 +31,14 @@ Tensor = NDArray[Any] | list[bytes]
 
 
 class InputTensor(BaseModel):
-    """An input of a request; fields the protocol may gain are ignored."""
+    """The input of a request: encoded pictures, or RGB pixels of pictures of one size.
 
-    name: str = Field(max_length=256)
-    datatype: str = Field(max_length=16)
-    shape: list[int] = Field(max_length=MAX_RANK)
+    Fields the protocol may gain are ignored.
+    """
+
+    name: Literal["image", "pixels"]
+    datatype: Literal["BYTES", "UINT8"]
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_RANK)
     data: list[Any] | None = None
     parameters: dict[str, Any] = {}
 
@@ -52,12 +55,12 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(default=None, max_length=256)
     parameters: dict[str, Any] = {}
-    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
-    outputs: list[OutputRequest] = Field(default=[], max_length=MAX_TENSORS)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[OutputRequest] = Field(default=[], max_length=MAX_OUTPUTS)
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, Tensor]]:
-    """Returns a request and its tensors by name.
+def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, Tensor]:
+    """Returns a request and the tensor of its input.
 
     header_length: value of the header `Inference-Header-Content-Length`, where there is one.
 
@@ -78,21 +81,17 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         place = ".".join(str(part) for part in first["loc"])
         code = "malformed" if first["type"] == "json_invalid" else "invalid_parameter"
         raise Problem(code, f"{place}: {first['msg']}".lstrip(": "), parameter=place) from None
-    tensors: dict[str, Tensor] = {}
-    for given in request.inputs:
-        if given.name in tensors:
-            raise _invalid(given.name, "comes twice")
-        size = given.parameters.get("binary_data_size")
-        if size is None:
-            tensors[given.name] = _from_json(given)
-            continue
-        if type(size) is not int or not 0 <= size <= len(rest):
-            raise _invalid(given.name, "binary_data_size does not fit the body")
-        tensors[given.name] = _from_binary(given, rest[:size])
-        rest = rest[size:]
-    if len(rest):
-        raise Problem("malformed", f"{len(rest)} bytes follow the last tensor")
-    return request, tensors
+    given = request.inputs[0]
+    size = given.parameters.get("binary_data_size")
+    if size is None:
+        tensor, end = _from_json(given), 0
+    elif type(size) is int and 0 <= size <= len(rest):
+        tensor, end = _from_binary(given, rest[:size]), size
+    else:
+        raise _invalid(given.name, "binary_data_size does not fit the body")
+    if end < len(rest):
+        raise Problem("malformed", f"{len(rest) - end} bytes follow the tensor")
+    return request, tensor
 
 
 def write_response(
@@ -141,8 +140,7 @@ def _from_json(given: InputTensor) -> Tensor:
     if given.data is None:
         raise _invalid(given.name, "has neither data nor binary_data_size")
     values = _flat(given.data)
-    count = _count(given)
-    if len(values) != count:
+    if len(values) != math.prod(given.shape):
         raise _invalid(given.name, f"has {len(values)} elements for shape {given.shape}")
     if given.datatype == "BYTES":
         if not all(isinstance(value, str) for value in values):
@@ -154,7 +152,7 @@ def _from_json(given: InputTensor) -> Tensor:
 
 
 def _from_binary(given: InputTensor, data: memoryview) -> Tensor:
-    count = _count(given)
+    count = math.prod(given.shape)
     if given.datatype == "UINT8":
         if len(data) != count:
             raise _invalid(given.name, f"has {len(data)} bytes for shape {given.shape}")
@@ -170,14 +168,6 @@ def _from_binary(given: InputTensor, data: memoryview) -> Tensor:
     if place != len(data) or len(elements) != count:
         raise _invalid(given.name, f"does not hold {count} elements with their lengths")
     return elements
-
-
-def _count(given: InputTensor) -> int:
-    if given.datatype not in ("BYTES", "UINT8"):
-        raise _invalid(given.name, f"has datatype {given.datatype}; BYTES and UINT8 are read")
-    if any(side < 0 for side in given.shape):
-        raise _invalid(given.name, f"has shape {given.shape}")
-    return math.prod(given.shape)
 
 
 def _flat(data: list[Any]) -> list[Any]:

@@ -115,14 +115,14 @@ def router(service: Service) -> APIRouter:
             length = request.headers.get(oip.LENGTH_HEADER)
             read = oip.read_request
             if len(body) < _PARSE_IN_THREAD:
-                asked_for, tensors = read(body, length)
+                asked_for, tensor = read(body, length)
             else:
-                asked_for, tensors = await asyncio.to_thread(read, body, length)
+                asked_for, tensor = await asyncio.to_thread(read, body, length)
             names = [str(output["name"]) for output in outputs]
             binary = oip.wants_binary(asked_for, names)
             asked = _asked(asked_for.parameters, masks="masks" in binary)
             check(asked, service.limits, service.info)
-            uploads = _uploads(tensors, service)
+            uploads = _uploads(tensor, service)
             rows = await service.detect(uploads, asked, deadline=deadline)
         request.state.log = {"pictures": len(rows), "bytes": held.size}
         _raise_first_error(rows)
@@ -162,11 +162,7 @@ def _asked(parameters: Mapping[str, Any], *, masks: bool) -> Asked:
         raise Problem("invalid_parameter", f"{name}: {first['msg']}", parameter=name) from None
 
 
-def _uploads(tensors: Mapping[str, oip.Tensor], service: Service) -> list[Upload]:
-    names = [str(given["name"]) for given in INPUTS]
-    if len(tensors) != 1 or (name := next(iter(tensors))) not in names:
-        raise Problem("invalid_parameter", f"give one input, {' or '.join(names)}")
-    values = tensors[name]
+def _uploads(values: oip.Tensor, service: Service) -> list[Upload]:
     if isinstance(values, list):
         uploads = [Upload(f"picture {i}", data) for i, data in enumerate(values)]
     else:

@@ -18,7 +18,7 @@ from tests.platform.serve.test_labelstudio import CONFIG
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
 
 CASES = int(os.environ.get("D2DET_CONTRACT_CASES", "12"))
-"""Generated requests of an operation; `make contract` runs 130."""
+"""Generated requests of an operation; `make contract` runs 300."""
 PICTURES = st.builds(jpeg, st.integers(8, 64), st.integers(8, 64), st.integers(0, 9))
 
 # What a schema cannot say: that bytes are a picture, or a text an interface.
