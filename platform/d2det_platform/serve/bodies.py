@@ -24,6 +24,8 @@ CLOSE = {"Connection": "close"}
 """The rest of a body that is refused is not read."""
 _INFLATE_IN_THREAD = 65_536
 """Compressed bytes from which inflating leaves the event loop."""
+_LENGTH_DIGITS = 18
+"""More than any body has; Python itself refuses to read thousands."""
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """What clients call a body that they do not name; curl's --data-binary says the last."""
@@ -120,10 +122,16 @@ def check_length(request: Request, limit: int) -> None:
     length = request.headers.get("content-length")
     if length is None:
         return
-    if not length.isascii() or not length.isdigit():
-        raise Problem("malformed", "Content-Length is not a number", headers=CLOSE)
-    if int(length) > limit:
+    if (size := bytes_in_header(length)) is None:
+        raise Problem("malformed", "Content-Length is no number of bytes", headers=CLOSE)
+    if size > limit:
         raise too_large(limit)
+
+
+def bytes_in_header(text: str) -> int | None:
+    """Returns the number of bytes that a header states, or None where it states none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS
+    return int(text) if is_number else None
 
 
 def too_large(limit: int) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Georeference:
         """Returns pixels as longitude and latitude (WGS 84).
 
         Raises:
-            ValueError: The system is not known here, or the points lie outside it.
+            ValueError: The system is not known here, or the points lie outside it or nowhere.
         """
         from pyproj import Transformer
         from pyproj.exceptions import ProjError
@@ -43,6 +44,8 @@ class Georeference:
             lons, lats = way.transform(xs, ys, errcheck=True)
         except ProjError as error:
             raise ValueError(f"EPSG:{self.epsg} cannot be turned into WGS 84") from error
+        if not all(map(math.isfinite, (*lons, *lats))):
+            raise ValueError("the place is no number")
         return [[round(lon, 9), round(lat, 9)] for lon, lat in zip(lons, lats, strict=True)]
 
 

@@ -175,7 +175,10 @@ def _address(service: Service, task: Task, config: LabelConfig) -> str:
         base = service.options.outside.label_studio_url
         if base is None:
             raise Problem("url_not_allowed", "set label_studio_url for pictures that it keeps")
-        return urljoin(base, value)
+        try:
+            return urljoin(base, value)
+        except ValueError:
+            raise Problem("url_not_allowed", "the path of the picture cannot be read") from None
     return value
 
 

@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from d2det_platform.serve.bodies import from_base64
+from d2det_platform.serve.bodies import bytes_in_header, from_base64
 from d2det_platform.serve.problems import Problem
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -38,7 +38,7 @@ class InputTensor(BaseModel):
 
     name: Literal["image", "pixels"]
     datatype: Literal["BYTES", "UINT8"]
-    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_RANK)
+    shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=MAX_RANK)
     data: list[Any] | None = None
     parameters: dict[str, Any] = {}
 
@@ -69,9 +69,9 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
     """
     head, rest = body, memoryview(b"")
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit()):
-            raise Problem("malformed", f"{LENGTH_HEADER} is not a number")
-        if (length := int(header_length)) > len(body):
+        if (length := bytes_in_header(header_length)) is None:
+            raise Problem("malformed", f"{LENGTH_HEADER} is no number of bytes")
+        if length > len(body):
             raise Problem("malformed", f"{LENGTH_HEADER} {length} passes the body's end")
         head, rest = body[:length], memoryview(body)[length:]
     try:

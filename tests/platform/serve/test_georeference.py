@@ -67,6 +67,23 @@ def test_whatever_has_none_gives_none(data: bytes) -> None:
     assert read_georeference(data) is None
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e308])
+def test_a_place_that_is_no_number_leaves_objects_in_pixels(tmp_path: Path, number: float) -> None:
+    data = geotiff(tmp_path)
+    tiepoint = struct.pack("<6d", 0, 0, 0, 500_000, 5_200_000, 0)
+    assert data.count(tiepoint) == 1
+    data = data.replace(tiepoint, struct.pack("<6d", number, 0, 0, 500_000, 5_200_000, 0))
+
+    async def check(http: httpx.AsyncClient) -> None:
+        collection = (await http.post("/v1/scenes?format=geojson", content=data)).json()
+        assert collection["frame"] == "pixels"
+        corners = [f["geometry"]["coordinates"][0] for f in collection["features"]]
+        assert corners
+        assert np.isfinite(np.array(corners, float)).all()
+
+    in_endpoint(check)
+
+
 def test_objects_of_a_georeferenced_scene_come_in_longitude_and_latitude(tmp_path: Path) -> None:
     data = geotiff(tmp_path)
     with rasterio.open(tmp_path / "scene.tif") as file:

@@ -83,6 +83,17 @@ def test_paths_are_looked_for_at_label_studio() -> None:
     assert seen[1] == "http://evil.example/a.jpg"  # which the guard refuses
 
 
+def test_a_path_that_is_none_leaves_its_task_empty() -> None:
+    async def check(http: httpx.AsyncClient) -> None:
+        answer = await http.post("/labelstudio/predict", json=request("//["))
+        (result,) = answer.json()["results"]
+        assert result["result"] == []
+        assert "cannot be read" in result["error"]
+
+    outside = Outside(label_studio_url="http://studio:8080", private_hosts=("studio",))
+    in_endpoint(check, given=options(outside=outside))
+
+
 def test_what_its_connector_asks_first() -> None:
     async def check(http: httpx.AsyncClient) -> None:
         for path in ("/labelstudio/", "/labelstudio/health"):

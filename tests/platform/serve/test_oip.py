@@ -17,6 +17,7 @@ from tests.platform.serve.endpoint import jpeg, serving
 from tests.platform.serve.test_native import in_endpoint
 
 INFER = "/v2/models/d2det/infer"
+TENSOR = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [""]}
 
 
 def bytes_tensor(*elements: bytes) -> bytes:
@@ -139,6 +140,10 @@ def test_health_and_metadata_have_what_both_kinds_of_client_look_for() -> None:
         assert "binary_tensor_data" in (await http.get("/v2")).json()["extensions"]
         model = (await http.get("/v2/models/d2det")).json()
         assert model["inputs"][0] == {"name": "image", "datatype": "BYTES", "shape": [-1]}
+        schemas = (await http.get("/openapi.json")).json()["components"]["schemas"]
+        described = schemas["InputTensor"]["properties"]
+        for member in ("name", "datatype"):
+            assert [each[member] for each in model["inputs"]] == described[member]["enum"]
         version = model["versions"][0]
         for path in ("", f"/versions/{version}"):
             assert (await http.get(f"/v2/models/d2det{path}/ready")).json()["ready"] is True
@@ -155,6 +160,8 @@ def test_health_and_metadata_have_what_both_kinds_of_client_look_for() -> None:
     [
         ({"inputs": []}, 422),
         ({"inputs": "x"}, 422),
+        ({"inputs": [TENSOR, TENSOR]}, 422),
+        ({"datatype": "UINT8", "shape": [2**63, 0], "data": []}, 422),
         ({"name": "tensor"}, 422),
         ({"datatype": "FP32"}, 422),
         ({"shape": [2]}, 422),
@@ -170,7 +177,7 @@ def test_health_and_metadata_have_what_both_kinds_of_client_look_for() -> None:
     ],
 )
 def test_requests_that_make_no_sense(change: dict, status: int) -> None:
-    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [""]}
+    tensor = dict(TENSOR)
     request = {"inputs": [tensor]}
     for name, value in change.items():
         if name == "request_parameters":
@@ -188,7 +195,7 @@ def test_requests_that_make_no_sense(change: dict, status: int) -> None:
     in_endpoint(check)
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "99999"])
+@pytest.mark.parametrize("length", ["x", "-1", "99999", "9" * 5000])
 def test_a_false_header_length_is_refused(length: str) -> None:
     async def check(http: httpx.AsyncClient) -> None:
         headers = {"Inference-Header-Content-Length": length}
