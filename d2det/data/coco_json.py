@@ -7,7 +7,6 @@ boxes outside the picture) is read as it stands; `check` tells of it and trainin
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from d2det.data import files
 from d2det.data.index import DatasetIndex, build_index
 from d2det.data.masks import MAX_COORDINATE, encode_segmentation
 from d2det.data.problems import Findings, Problem, Report
+from d2det.data.rows import parse_json
 from d2det.structures import Category
 
 _Images = dict[int, tuple[str, tuple[int, int]]]
@@ -70,8 +70,8 @@ def _load(path: Path | str, findings: Findings) -> dict[str, Any] | None:
         findings.error("cannot be read", error.strerror or str(error))
         return None
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text)
+    except ValueError as error:
         findings.error("not JSON", f"{error}" if text.strip() else "the file is empty")
         return None
     if not isinstance(document, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import fsspec
@@ -22,7 +23,12 @@ def exists(place: Path | str) -> bool:
     if is_remote(place):
         filesystem, path = fsspec.core.url_to_fs(str(place))
         return bool(filesystem.exists(path))
-    return Path(place).exists()
+    try:
+        return Path(place).exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def read_bytes(place: Path | str) -> bytes:

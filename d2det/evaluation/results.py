@@ -7,20 +7,23 @@ not fit the annotations is refused by name: a silent skip would only show as a l
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2det.data.rows import Row, box_column, column, finite, objects, parse_json, texts
 from d2det.evaluation.run_lengths import mask_boxes, read_masks
 from d2det.evaluation.tables import DetectionTable, GroundTruth
 from d2det.structures import Category, Detections, Rle
 
 logger = logging.getLogger(__name__)
+
+_SIDES = ("height", "width")
 
 
 def read_json(path: Path) -> Any:
@@ -30,7 +33,7 @@ def read_json(path: Path) -> Any:
         ValueError: it cannot be read or is not JSON; the message names the file.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -47,36 +50,46 @@ def read_ground_truth(source: Path | Mapping[str, Any]) -> GroundTruth:
     content = source if isinstance(source, Mapping) else read_json(source)
     if not isinstance(content, Mapping) or not {"images", "categories"} <= content.keys():
         raise ValueError("not a COCO annotation file: it needs images, categories, annotations")
-    images = sorted(content["images"], key=lambda image: image["id"])
-    image_ids = _unique_ids(images, "image")
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    category_ids = _unique_ids(categories, "category")
-    rows = content.get("annotations", [])
-    boxes = _column(rows, "bbox", np.float64, "annotation").reshape(-1, 4)
-    sizes = [(image.get("height", 0), image.get("width", 0)) for image in images]
+    images, image_ids = _by_id(content["images"], "image")
+    categories, category_ids = _by_id(content["categories"], "category")
+    rows = objects(content.get("annotations", []), "annotation")
+    boxes = box_column(rows, "annotation")
+    box_areas = (boxes[:, 2] * boxes[:, 3]).tolist()
+    areas = column(rows, "area", np.float64, "annotation", defaults=box_areas)
+    sizes = np.stack(
+        [column(images, side, np.int64, "image", defaults=repeat(0)) for side in _SIDES], 1
+    )
+    if len(negative := np.flatnonzero((sizes < 0).any(1))):
+        raise ValueError(f"image id {image_ids[negative[0]]} has a negative height or width")
+    flags = {
+        name: column(rows, name, np.int64, "annotation", defaults=repeat(0)) != 0
+        for name in ("iscrowd", "ignore", "difficult")
+    }
     return GroundTruth(
         image_ids=image_ids,
         file_names=tuple(str(image.get("file_name", image["id"])) for image in images),
-        sizes=np.array(sizes, np.int64).reshape(-1, 2),
-        attributes=tuple(frozenset(image.get("attributes", ())) for image in images),
-        categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in categories),
+        sizes=sizes,
+        attributes=tuple(map(_words, images)),
+        categories=tuple(
+            Category(id=number, name=name)
+            for number, name in zip(
+                category_ids.tolist(), texts(categories, "name", "category"), strict=True
+            )
+        ),
         supercategories=tuple(str(c.get("supercategory") or "") for c in categories),
         image=_positions(
-            image_ids, _column(rows, "image_id", np.int64, "annotation"), "annotation", "image id"
+            image_ids, column(rows, "image_id", np.int64, "annotation"), "annotation", "image id"
         ),
         label=_positions(
             category_ids,
-            _column(rows, "category_id", np.int64, "annotation"),
+            column(rows, "category_id", np.int64, "annotation"),
             "annotation",
             "category id",
         ),
         boxes=boxes,
-        areas=np.array(
-            [row.get("area", w * h) for row, (w, h) in zip(rows, boxes[:, 2:], strict=True)],
-            np.float64,
-        ),
-        crowd=np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
-        ignore=np.array([bool(row.get("ignore") or row.get("difficult")) for row in rows], bool),
+        areas=finite(areas, "area", "annotation"),
+        crowd=flags["iscrowd"],
+        ignore=flags["ignore"] | flags["difficult"],
         segmentations=tuple(row.get("segmentation") for row in rows),
     )
 
@@ -93,13 +106,13 @@ def read_detections(
     content = read_json(source) if isinstance(source, Path) else source
     if isinstance(content, Mapping) and "images" in content:
         box_form = "xyxy"
-        rows: Sequence[Mapping[str, Any]]
-        rows, image = _project_rows(content["images"], ground_truth)
-    elif isinstance(content, Sequence) and not isinstance(content, str):
-        rows, box_form = content, "xywh"
+        rows: Sequence[Row]
+        rows, image = _project_rows(objects(content["images"], "picture"), ground_truth)
+    elif isinstance(content, list | tuple):
+        rows, box_form = objects(content, "detection"), "xywh"
         image = _positions(
             ground_truth.image_ids,
-            _column(rows, "image_id", np.int64, "detection"),
+            column(rows, "image_id", np.int64, "detection"),
             "detection",
             "image id",
         )
@@ -108,18 +121,19 @@ def read_detections(
     category_ids = np.array([category.id for category in ground_truth.categories], np.int64)
     label = _positions(
         category_ids,
-        _column(rows, "category_id", np.int64, "detection"),
+        column(rows, "category_id", np.int64, "detection"),
         "detection",
         "category id",
     )
     masks = _masks(rows, image, ground_truth)
+    scores = finite(column(rows, "score", np.float64, "detection"), "score", "detection")
     return DetectionTable(
         image=image,
         label=label,
         boxes=_boxes(rows, box_form, masks),
-        scores=_finite(_column(rows, "score", np.float64, "detection"), "score"),
+        scores=scores,
         masks=masks,
-        mask_scores=_mask_scores(rows) if masks is not None else None,
+        mask_scores=_mask_scores(rows, scores) if masks is not None else None,
     )
 
 
@@ -186,8 +200,8 @@ def coco_results(detections: DetectionTable, ground_truth: GroundTruth) -> list[
 
 
 def _project_rows(
-    images: Sequence[Mapping[str, Any]], ground_truth: GroundTruth
-) -> tuple[list[Mapping[str, Any]], NDArray[np.int64]]:
+    images: Sequence[Row], ground_truth: GroundTruth
+) -> tuple[list[Row], NDArray[np.int64]]:
     """Detections of the project's form, and the (D,) picture index of each."""
     find = _picture_finder(ground_truth)
     pictures = [find(str(image.get("file_name"))) for image in images]
@@ -199,9 +213,9 @@ def _project_rows(
         seen.add(picture)
     if missing := len(ground_truth.image_ids) - len(pictures):
         logger.warning("%d annotated pictures are not in the results: scored as empty", missing)
-    counts = [len(image["detections"]) for image in images]
-    rows = [row for image in images for row in image["detections"]]
-    return rows, np.repeat(np.array(pictures, np.int64), counts)
+    found = [objects(image.get("detections"), "detection") for image in images]
+    rows = [row for each in found for row in each]
+    return rows, np.repeat(np.array(pictures, np.int64), [len(each) for each in found])
 
 
 def _picture_finder(ground_truth: GroundTruth) -> Callable[[str], int]:
@@ -221,34 +235,23 @@ def _picture_finder(ground_truth: GroundTruth) -> Callable[[str], int]:
     return find
 
 
-def _unique_ids(rows: Sequence[Mapping[str, Any]], what: str) -> NDArray[np.int64]:
-    ids = _column(rows, "id", np.int64, what)
+def _by_id(value: Any, what: str) -> tuple[list[Row], NDArray[np.int64]]:
+    """Objects in the order of their ids, and those."""
+    rows = objects(value, what)
+    ids = column(rows, "id", np.int64, what)
+    order = ids.argsort(kind="stable")
+    ids = ids[order]
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if len(repeated):
         raise ValueError(f"{what} id {repeated[0]} appears more than once")
-    return ids
+    return [rows[place] for place in order.tolist()], ids
 
 
-def _column(rows: Sequence[Mapping[str, Any]], key: str, dtype: Any, what: str) -> NDArray[Any]:
-    """Field `key` of every row; (len(rows),), or (4 * len(rows),) for boxes."""
-    try:
-        values: Iterable[Any] = [row[key] for row in rows]
-        if key == "bbox":
-            if any(len(box) != 4 for box in values):
-                raise ValueError("a box has four numbers")
-            values = [number for box in values for number in box]
-        return np.array(values, dtype).reshape(-1)
-    except (KeyError, TypeError, ValueError) as error:
-        position = next((n for n, row in enumerate(rows) if _is_bad(row, key, dtype)), 0)
-        raise ValueError(f"{what} {position}: bad or missing {key!r}: {error}") from error
-
-
-def _is_bad(row: Mapping[str, Any], key: str, dtype: Any) -> bool:
-    try:
-        value = np.array(row[key], dtype)
-    except (KeyError, TypeError, ValueError):
-        return True
-    return value.shape != ((4,) if key == "bbox" else ())
+def _words(image: Row) -> frozenset[str]:
+    words = image.get("attributes") or []
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"image id {image['id']}: attributes are {words!r:.40}, not words")
+    return frozenset(words)
 
 
 def _positions(
@@ -269,13 +272,11 @@ def _positions(
     return position
 
 
-def _boxes(
-    rows: Sequence[Mapping[str, Any]], form: str, masks: tuple[Rle, ...] | None
-) -> NDArray[np.float64]:
+def _boxes(rows: Sequence[Row], form: str, masks: tuple[Rle, ...] | None) -> NDArray[np.float64]:
     """(D, 4) boxes of detections; where only masks are given, those around the masks."""
     if masks is not None and "bbox" not in rows[0]:
         return mask_boxes(masks)
-    boxes = _finite(_column(rows, "bbox", np.float64, "detection").reshape(-1, 4), "bbox")
+    boxes = box_column(rows, "detection")
     if form == "xyxy":
         boxes = _xywh(boxes)
     inverted = np.flatnonzero((boxes[:, 2:] < 0).any(1))
@@ -289,7 +290,7 @@ def _xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _masks(
-    rows: Sequence[Mapping[str, Any]], image: NDArray[np.int64], ground_truth: GroundTruth
+    rows: Sequence[Row], image: NDArray[np.int64], ground_truth: GroundTruth
 ) -> tuple[Rle, ...] | None:
     key = next((k for k in ("segmentation", "mask") if rows and rows[0].get(k)), None)
     if key is None:
@@ -302,16 +303,10 @@ def _masks(
     )
 
 
-def _mask_scores(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    scores = np.array([row.get("mask_score", row["score"]) for row in rows], np.float64)
-    return _finite(scores, "mask_score")
-
-
-def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(f"detection {np.argwhere(bad)[0][0]} has a {what} that is not finite")
-    return values
+def _mask_scores(rows: Sequence[Row], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D,) scores of masks; where a row has none, that of its box."""
+    own = column(rows, "mask_score", np.float64, "detection", defaults=scores.tolist())
+    return finite(own, "mask_score", "detection")
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

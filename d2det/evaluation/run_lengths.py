@@ -53,9 +53,10 @@ def _read(what: str, position: int, segmentation: Any, size: Sequence[int]) -> R
     height, width = size
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if isinstance(counts, str | bytes):
-        if list(segmentation["size"]) != [height, width]:
+        given = segmentation.get("size")
+        if not isinstance(given, list | tuple) or [*given] != [height, width]:
             raise ValueError(
-                f"{what} {position}: mask of size {list(segmentation['size'])} in a picture of "
+                f"{what} {position}: mask of size {given!r:.40} in a picture of "
                 f"{[height, width]} (height, width)"
             )
         return Rle(

@@ -10,7 +10,6 @@ import fnmatch
 import glob
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from d2det.data.rows import column, objects, parse_json, texts
 from d2det.inference.sources import JPEG2000_SUFFIXES, SUFFIXES
 from d2det_platform.label import uris
 from d2det_platform.label.files import filesystem_of, reached, read_file
@@ -239,11 +239,13 @@ def _coco(given: str, options: SourceOptions) -> Iterator[Item]:
     if not options.image_root:
         raise ValueError(f"{given} needs --image-root, the folder of its pictures")
     try:
-        content = json.loads(_bytes(given))
-        images = [(int(image["id"]), str(image["file_name"])) for image in content["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{given} is not a COCO annotation file: {error!r}") from None
-    for image_id, name in sorted(images):
+        content = parse_json(_bytes(given))
+        images = objects(content.get("images") if isinstance(content, dict) else None, "image")
+        ids = column(images, "id", np.int64, "image").tolist()
+        names = texts(images, "file_name", "image")
+    except ValueError as error:
+        raise ValueError(f"{given} is not a COCO annotation file: {error}") from None
+    for image_id, name in sorted(zip(ids, names, strict=True)):
         item = _named(name, options.image_root)
         yield Item(item.uri, name, image_id)
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 Document = dict[str, Any]
-NAN, INFINITE = float("nan"), float("inf")
+NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**400
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,15 @@ CASES = (
     Case("box with nan", _annotation(bbox=[4, NAN, 5, 9]), "bad box", None, (*_THIRD, "nan")),
     Case("box with inf", _annotation(bbox=[4, 4, INFINITE, 9]), "bad box", None, (*_THIRD, "inf")),
     Case("box at 1e12", _annotation(bbox=[1e12, 4, 5, 9]), "bad box", None, (*_THIRD, "1000000")),
+    Case("box at 1e400", _annotation(bbox=[HUGE, 4, 5, 9]), "bad box", None, (*_THIRD, "inf")),
+    Case("corner at 1e400", _annotation(segmentation=[[HUGE] * 6]), "bad segm", None, _THIRD),
+    Case("annotation id 1e400", _annotation(id=HUGE), "bad annotation", None, ("inf",)),
+    Case("image id 1e400", _image(id=HUGE), "bad image", None, ("20.jpg", "inf")),
+    Case("image id beyond 64 bits", _image(id=2**63), "bad image", None, ("20.jpg", "9.22")),
+    Case("width beyond 64 bits", _image(width=2**63), "bad image size", None, ("image 20",)),
+    Case("category id 1e400", _with("categories", {"id": HUGE, "name": "x"}), "bad category"),
+    Case("annotation id of 63 bits", _annotation(id=2**63 - 1)),
+    Case("endless file name", _image(file_name="x" * 5000), "missing picture", None, ("image 20",)),
     Case("box as text", _annotation(bbox="4 4 5 9"), "bad box", None, (*_THIRD, "4 4 5 9")),
     Case("box of text", _annotation(bbox=["4", "4", "5", "9"]), "bad box", None, (*_THIRD, "'4'")),
     Case("box of three", _annotation(bbox=[4, 4, 9]), "bad box", None, (*_THIRD, "[4, 4, 9]")),

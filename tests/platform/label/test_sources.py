@@ -62,6 +62,28 @@ def test_lists_take_paths_beside_them_and_anywhere(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1", "not a COCO annotation file"),
+        ("[]", "list of image objects"),
+        ('{"images": [{"id": 1}]}', "image 0: bad or missing 'file_name'"),
+        ('{"images": [{"id": "a", "file_name": "a.jpg"}]}', "image 0: bad or missing 'id': 'a'"),
+        ('{"images": [{"id": 1e400, "file_name": "a.jpg"}]}', "image 0: bad or missing 'id': inf"),
+        (f'{{"images": [{{"id": {2**70}, "file_name": "a.jpg"}}]}}', "image 0: bad or missing"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_coco_files_that_cannot_be_read_are_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        names(path, image_root=str(tmp_path))
+
+
 def test_coco_files_give_their_ids_and_names(tmp_path: Path) -> None:
     images = [{"id": 7, "file_name": "x/a.png"}, {"id": 3, "file_name": "b.png"}]
     (tmp_path / "a.json").write_text(json.dumps({"images": images}))
