@@ -19,10 +19,12 @@ _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 _WIDE = "1000"
 """Columns of the pretended terminal, so that no message is broken in the middle of a path."""
 _INVALID = re.compile(
-    r"for \w+ (?:(?P<field>[a-z][\w.]*) )?(?P<problem>(?:Input|Value|Tuple|List|String) .*?) "
+    r"(?:parsing (?P<group>[a-z][\w.-]*): .*?)?"
+    r"for \w+ (?:(?P<field>[a-z]\w*)[\d.]* )?(?P<problem>(?:Input|Value|Tuple|List|String) .*?) "
     r"\[type=\w+, input_value=(?P<value>.*?), input_type="
 )
-"""A pydantic error in one line: for Model field Problem [type=..., input_value=..., ...]."""
+"""A pydantic error in one line: parsing group: 1 validation error for Model field Problem
+[type=..., input_value=..., ...]; places in a list are numbers behind the field."""
 
 
 class UsageError(ValueError):
@@ -124,7 +126,8 @@ def _invalid(error: re.Match[str]) -> str:
     problem = error["problem"].removeprefix("Value error, ")
     if error["field"] is None:
         return problem
-    flag = "--" + error["field"].replace("_", "-")
+    group = f"{error['group']}." if error["group"] else ""
+    flag = f"--{group}{error['field']}".replace("_", "-")
     return f"{flag}: {problem[0].lower()}{problem[1:]}, got {error['value']}"
 
 

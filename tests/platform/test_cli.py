@@ -104,6 +104,9 @@ def test_verbs_import_only_what_they_need(args: list[str], unwanted: set[str]) -
     assert not imported & unwanted
 
 
+TRAIN = ("train", "--preset", "d2det_lite", "--data.train-images", "x", "--storage", "y")
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -124,6 +127,34 @@ def test_verbs_import_only_what_they_need(args: list[str], unwanted: set[str]) -
             ["predict", "x", "--weights", "w", "--score-threshold", "3"],
             "--score-threshold: input should be less than or equal to 1, got 3.0",
             id="value out of range",
+        ),
+        pytest.param(
+            [*TRAIN, "--train.lr", "-1"],
+            "--train.lr: input should be greater than 0, got -1.0",
+            id="nested value out of range",
+        ),
+        pytest.param(
+            [*TRAIN, "--model.rpn.anchor-ratios", "1", "-2"],
+            "--model.rpn.anchor-ratios: input should be greater than 0, got -2.0",
+            id="one of several values out of range",
+        ),
+        pytest.param(
+            [*TRAIN, "--train.lr", "nan"], "--train.lr: input should be a finite number", id="nan"
+        ),
+        pytest.param(
+            [*TRAIN, "--model.rpn.negative-iou", "0.9"],
+            "negative_iou 0.9 may not be above positive_iou 0.7",
+            id="nested values that exclude each other",
+        ),
+        pytest.param([*TRAIN, "--train.epochs", "0"], "--train.epochs: input", id="no epoch"),
+        pytest.param([*TRAIN, "--train.flip", "50"], "--train.flip: input", id="flip in percent"),
+        pytest.param(
+            [*TRAIN, "--train.global-batch", "-3"], "--train.global-batch: input", id="no batch"
+        ),
+        pytest.param(
+            [*TRAIN, "--train.short-sides", "900", "400"],
+            "the smallest and the largest",
+            id="range upside down",
         ),
         pytest.param(
             ["predict", "x", "--weights", "w", "--tile", "wide"], "--tile", id="no number"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 from pydantic import Field, model_validator
 
-from d2det.config import Config
+from d2det.config import Config, Finite
 from d2det.inference.limits import DecodeLimits
 from d2det.inference.options import PredictOptions
 from d2det_platform.label import uris
@@ -31,9 +31,9 @@ class RasterOptions(Config):
     stretch: Literal["none", "percentile", "range"] = "none"
     """none: 8 bit as it is, 16 bit scaled to 8. percentile: 2 to 98 % of an overview of each
     band become 0 to 255. range: `low` to `high` do."""
-    low: float = 0.0
+    low: Finite = 0.0
     """Value that becomes 0 (range)."""
-    high: float = 65535.0
+    high: Finite = 65535.0
     """Value that becomes 255 (range)."""
 
     @model_validator(mode="after")

@@ -97,7 +97,7 @@ def test_one_box_may_be_of_several_classes():
 
 def test_nothing_above_the_threshold_leaves_nothing():
     boxes, scores, image_index = two_pictures()
-    config = InferenceConfig(score_threshold=2.0)
+    config = InferenceConfig(score_threshold=1.0)
     found = select(boxes, scores, image_index, num_images=2, config=config)
     assert len(found) == 0
     assert len(soften(found, num_images=2, num_classes=3, config=config)) == 0
