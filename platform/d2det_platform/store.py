@@ -20,9 +20,9 @@ import fsspec
 
 from d2det_platform.retries import Backoff, repeated
 
-BACKOFF = Backoff(attempts=7, first_s=0.5, longest_s=8.0)
-"""Of a remote call. Where one of ten fails, one of ten million fails for good; where all fail, the
-pauses add up to half a minute."""
+BACKOFF = Backoff(attempts=12, first_s=0.5, longest_s=8.0)
+"""Of an operation, which is up to three requests. Where one request of ten fails, one operation of
+five million fails for good; where all fail, the pauses add up to a minute."""
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 10
 """Of one call; reading waits so long for the next bytes, not for all."""
 
