@@ -5,8 +5,7 @@
 Times are medians between CUDA events, sides in turn in one process. The floor of a kernel is the
 time in which the card copies the bytes that must be read and written once: inputs, outputs, and a
 map for each map's gradient. Selections and encodings have no floor worth the name: their data is
-small and their time is launches. `assign_targets` has no kernel of its own on a GPU. Our kernels on
-the CPU have one thread.
+small and their time is launches. Our kernels on the CPU have one thread.
 """
 
 from __future__ import annotations
@@ -29,10 +28,14 @@ from pooling_ops import BINS, CHANNELS, ROIS, Scene, backward, eager_adaptive_po
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
 
 from d2det_ops import (
     _library,
     adaptive_pool,
+    assign_targets,
+    assign_targets_reference,
     masks_to_rle,
     nms,
     soft_nms,
@@ -44,6 +47,7 @@ SECONDS = 0.15
 SLOW_MS = 500
 """A side that takes longer runs in the first turn alone."""
 IOU = 0.5
+PICTURES = 16
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 console = Console(width=130)
@@ -94,6 +98,7 @@ def cases(compiled: bool) -> Iterator[Case]:
         yield from adaptive_pooling(name, dtype, compiled)
     yield from selection()
     yield from encoding()
+    yield from first_stage()
 
 
 def roi_pooling(name: str, dtype: torch.dtype) -> Iterator[Case]:
@@ -226,6 +231,46 @@ def encoding() -> Iterator[Case]:
                 "ours on the CPU, both ways": partial(by_cpu, masks_to_rle, *here, **size),
             },
         )
+
+
+def first_stage() -> Iterator[Case]:
+    """What a training step does for sixteen pictures of 800 x 1344: proposals, and targets."""
+    anchors = post_processing_ops.anchors_of(800, 1344).cuda()
+    g = torch.Generator("cuda").manual_seed(0)
+    middle = torch.rand(PICTURES * 10_000, 2, generator=g, device="cuda") * 800
+    side = torch.rand(PICTURES * 10_000, 2, generator=g, device="cuda") * 100 + 8
+    boxes = torch.cat((middle, middle + side), 1)
+    scores = torch.rand(len(boxes), generator=g, device="cuda")
+    groups = torch.arange(PICTURES * 5, device="cuda").repeat_interleave(2_000)
+    yield Case(
+        f"nms {PICTURES} pictures x 5 levels x 2000",
+        partial(nms, boxes, scores, 0.7, groups=groups),
+        {
+            "torchvision batched_nms": partial(
+                torchvision.ops.batched_nms, boxes, scores, groups, 0.7
+            )
+        },
+    )
+    matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+    for count in (10, 100):
+        gts = boxes.view(PICTURES, -1, 4)[:, :count].contiguous()
+        call = partial(assign_targets, floor_iou=0.3, tie_iou=0.3)
+        twin = partial(assign_targets_reference, floor_iou=0.3, tie_iou=0.3)
+        every = anchors.expand(PICTURES, -1, -1)
+        assert all(map(torch.equal, call(every, gts), twin(every, gts)))
+        yield Case(
+            f"assign_targets {PICTURES} pictures x {len(anchors)} anchors x {count} objects",
+            partial(call, every, gts),
+            {
+                "twin": partial(twin, every, gts),
+                "torchvision box_iou, Matcher": partial(one_by_one, matcher, anchors, gts),
+            },
+        )
+
+
+def one_by_one(matcher: Matcher, anchors: Tensor, gts: Tensor) -> list[Tensor]:
+    """Assigns anchors to the objects of each picture, as torchvision's first stage does."""
+    return [matcher(box_iou(objects, anchors)) for objects in gts]
 
 
 def torchvision_paste_and_encode(masks: Tensor, boxes: Tensor, height: int, width: int) -> object:

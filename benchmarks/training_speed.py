@@ -50,8 +50,9 @@ class Arguments:
     """A folder in COCO format: images/ and instances_train.json."""
     device: Literal["cuda", "cpu"] = "cuda"
     global_batch: int = 16
-    warmup: int = 6
-    steps: int = 16
+    warmup: int = 24
+    """Steps before, in which libraries prepare themselves for sizes of batches they meet first."""
+    steps: int = 24
     """Steps that are timed."""
     loaders: int = max(1, (os.cpu_count() or 2) - 2)
     """Threads (ours) and processes (torchvision's) that prepare pictures."""
@@ -123,6 +124,7 @@ def theirs(arguments: Arguments) -> dict[str, float]:
         num_workers=arguments.loaders,
         pin_memory=arguments.device == "cuda",
         persistent_workers=True,
+        multiprocessing_context="fork",  # as its reference has it; this process itself was spawned
         collate_fn=list,
     )
 

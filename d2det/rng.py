@@ -29,15 +29,21 @@ def generator(*parts: int | str) -> np.random.Generator:
 
 
 def uniform(count: int, *, key: int, device: torch.device | str = "cpu") -> Tensor:
-    """Returns (count,) float64 numbers in [0, 1): entry i is a hash of (key, i).
+    """Returns (count,) float64 numbers in [0, 1), the first of `key`."""
+    return numbers(torch.arange(count, device=device), torch.tensor(key, device=device))
 
-    The same values on every device: integer arithmetic only (the splitmix64 finaliser of
-    Steele, Lea and Flood, OOPSLA 2014). Float64 keeps 53 bits, so ties are negligible.
+
+def numbers(index: Tensor, keys: Tensor) -> Tensor:
+    """Returns float64 numbers in [0, 1): each a hash of a key and an index, (...) int64 both.
+
+    The shapes are broadcast. The same values on every device: integer arithmetic only (the
+    splitmix64 finaliser of Steele, Lea and Flood, OOPSLA 2014). Float64 keeps 53 bits, so ties are
+    negligible.
     """
     golden, first, second = (
         _signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
     )
-    z = (torch.arange(count, dtype=torch.int64, device=device) + 1) * golden + _signed(key)
+    z = (index + 1) * golden + keys
     z = (z ^ _shift_right(z, 30)) * first
     z = (z ^ _shift_right(z, 27)) * second
     z = z ^ _shift_right(z, 31)

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Rle(TypedDict):
@@ -141,6 +142,11 @@ class TrainingBatch:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def gt_boxes(self) -> Tensor:
+        """(N, G, 4) float32; a picture with fewer than G objects is filled up with zeros."""
+        return pad_sequence([target.boxes for target in self.targets], batch_first=True)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingBatch:
         """Returns the batch on `device`."""

@@ -19,6 +19,7 @@ from d2det.config import RegressionConfig
 from d2det.models import initialization
 from d2det.models.precision import answer
 from d2det.models.roi_pooling import ROI_SIZE
+from d2det.models.row_counts import with_spare_rows
 
 _COUNT_EPS = 1e-5  # of the released code; it moves a box of 25 votes by 4e-7 of its coordinates
 
@@ -62,12 +63,13 @@ class DenseRegression(nn.Module):
 
     def forward(self, x: Tensor) -> DensePrediction:
         """Returns the prediction for RoI features x (R, C, 2k, 2k)."""
+        count, x = len(x), with_spare_rows(x)
         for conv in self.convs:
             x = conv(x)
         return DensePrediction(
-            offsets=F.relu(answer(self.offsets, x)),
-            overlap=answer(self.overlap, x)[:, 0],
-            features=x,
+            offsets=F.relu(answer(self.offsets, x))[:count],
+            overlap=answer(self.overlap, x)[:count, 0],
+            features=x[:count],
         )
 
     def decode(self, boxes: Tensor, prediction: DensePrediction) -> Tensor:

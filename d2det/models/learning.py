@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from d2det import rng
 from d2det.boxes import encode_deltas
 from d2det.config import MaskConfig, ModelConfig, RegressionConfig, RpnConfig
 from d2det.models.box_regression import DELTA_STD, DeltaRegression
@@ -26,10 +25,10 @@ from d2det.models.losses import (
 )
 from d2det.models.mask_targets import joined, mask_iou_targets, mask_targets, overlap_cells_of_masks
 from d2det.models.masks import MaskBranch
-from d2det.models.matching import match
+from d2det.models.matching import IGNORED, match
 from d2det.models.roi_pooling import align_rois
 from d2det.models.rpn import RpnOutput
-from d2det.models.sampling import RoiSamples, sample, sample_positives
+from d2det.models.sampling import RoiSamples, image_keys, sample, sample_positives
 from d2det.models.targets import inside_picture, overlap_cells
 from d2det.structures import CroppedMasks, TrainingBatch
 
@@ -43,35 +42,31 @@ DELTA_BETA = 1.0
 
 def rpn_terms(output: RpnOutput, batch: TrainingBatch, config: RpnConfig) -> dict[str, LossTerm]:
     """Returns the losses of the anchors sampled in each picture: "rpn_cls" and "rpn_box"."""
-    positives, negatives, deltas = [], [], []
-    for i, (target, key) in enumerate(zip(batch.targets, batch.image_keys, strict=True)):
-        height, width = batch.images.sizes[i].tolist()
-        inside = inside_picture(output.anchors, height=height, width=width).nonzero().flatten()
-        anchors = output.anchors[inside]
-        assignment = match(
-            anchors,
-            target.boxes,
-            positive_iou=config.positive_iou,
-            negative_iou=config.negative_iou,
-            best_iou=RPN_BEST_IOU,
-        )
+    anchors, gt_boxes = output.anchors, batch.gt_boxes
+    inside = inside_picture(anchors, batch.images.sizes)
+    assignment = match(
+        torch.where(inside[..., None], anchors, 0),
+        gt_boxes,
+        positive_iou=config.positive_iou,
+        negative_iou=config.negative_iou,
+        best_iou=RPN_BEST_IOU,
+    )
+    positives, negatives = sample(
+        torch.where(inside, assignment, IGNORED),
+        count=config.samples_per_image,
+        positive_fraction=config.positive_fraction,
+        keys=image_keys(batch, "anchors", anchors.device),
         # Positions among the anchors inside do not depend on how far the batch was padded.
-        positive, negative = sample(
-            assignment,
-            count=config.samples_per_image,
-            positive_fraction=config.positive_fraction,
-            key=rng.key(key, "anchors"),
-        )
-        deltas.append(encode_deltas(target.boxes[assignment[positive]], anchors[positive]))
-        positives.append(inside[positive] + i * len(output.anchors))
-        negatives.append(inside[negative] + i * len(output.anchors))
-    positive = torch.cat(positives)
-    logits = output.logits.flatten()[torch.cat((positive, *negatives))]
-    is_object = torch.arange(len(logits), device=logits.device) < len(positive)
-    predicted = output.deltas.flatten(0, 1)[positive]
+        numbering=inside.cumsum(1) - 1,
+    )
+    logits = torch.cat((positives.of(output.logits), negatives.of(output.logits)))
+    is_object = torch.arange(len(logits), device=logits.device) < len(positives)
+    owner = gt_boxes[positives.image_index, positives.of(assignment)]
+    targets = encode_deltas(owner, anchors[positives.position])
+    predicted = positives.of(output.deltas)
     return {
         "rpn_cls": binary_term(logits, is_object),
-        "rpn_box": smooth_l1_term(predicted, torch.cat(deltas), beta=RPN_BETA, count=len(logits)),
+        "rpn_box": smooth_l1_term(predicted, targets, beta=RPN_BETA, count=len(logits)),
     }
 
 

@@ -14,6 +14,7 @@ from d2det.config import MaskConfig
 from d2det.models import initialization
 from d2det.models.precision import answer, wide
 from d2det.models.roi_pooling import ROI_SIZE
+from d2det.models.row_counts import with_spare_rows
 
 MASK_SIZE = 4 * ROI_SIZE
 """Mask pixels per side: two deconvolutions double the 7 x 7 cells twice."""
@@ -42,6 +43,7 @@ class MaskBranch(nn.Module):
         features: (R, D, 7, 7) of the regression branch. Only the filter of the class asked for is
         applied, which costs 1 / K of a convolution with all of them.
         """
+        count, features, labels = len(labels), with_spare_rows(features), with_spare_rows(labels)
         x = F.relu(self.norm1(self.deconv1(features)), inplace=True)
         x = F.relu(self.deconv2(x), inplace=True)
         weight, bias = self.logits.weight[labels], self.logits.bias
@@ -51,7 +53,7 @@ class MaskBranch(nn.Module):
         taps = weight.flip(2, 3).flatten(2).transpose(1, 2)
         products = wide(taps @ x.flatten(2).to(taps.dtype))
         logits = F.fold(products, (MASK_SIZE, MASK_SIZE), kernel_size=3, padding=1)
-        return logits[:, 0] + wide(bias[labels])[:, None, None]
+        return (logits[:, 0] + wide(bias[labels])[:, None, None])[:count]
 
     def predict_iou(self, features: Tensor, mask_logits: Tensor, labels: Tensor) -> Tensor:
         """Returns (R,) float32 predicted IoU of masks (R, M, M) of class `labels` (R,).
@@ -78,6 +80,6 @@ class _MaskScoring(nn.Module):
     def forward(self, features: Tensor, mask_logits: Tensor) -> Tensor:
         """(R, K) float32 from features (R, D, 7, 7) and mask logits (R, M, M)."""
         mask = F.max_pool2d(mask_logits[:, None], kernel_size=4, stride=4, padding=1).sigmoid()
-        x = torch.cat((features, mask.to(features.dtype)), 1).flatten(1)
+        x = with_spare_rows(torch.cat((features, mask.to(features.dtype)), 1).flatten(1))
         x = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
-        return answer(self.ious, x)
+        return answer(self.ious, x)[: len(features)]

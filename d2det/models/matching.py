@@ -1,6 +1,6 @@
 """Which ground truth each box is to learn: exact max-IoU assignment in bounded memory.
 
-Letters: A boxes (anchors or proposals), G ground truths of one picture.
+Letters: N pictures, each with A boxes (anchors or proposals) and G ground truths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def match(
     best_iou: float,
     max_bytes: int = 64 << 20,
 ) -> Tensor:
-    """Returns the (A,) int64 ground truth of each box, or NEGATIVE or IGNORED.
+    """Returns the int64 ground truth of each box, or NEGATIVE or IGNORED: (A,) or (N, A).
 
     A box takes the ground truth it overlaps most if their IoU is at least `positive_iou`, and is
     background below `negative_iou`. In addition every box tied with the best IoU of a ground truth
@@ -36,8 +36,8 @@ def match(
     The result does not depend on `max_bytes`, the memory for IoU blocks where nothing is compiled.
 
     Args:
-        boxes: (A, 4) float.
-        gt_boxes: (G, 4) float, same frame.
+        boxes: (A, 4) or (N, A, 4) float; those without area are background.
+        gt_boxes: (G, 4) or (N, G, 4) float, same frame; those without area belong to no box.
         positive_iou: least IoU of a positive.
         negative_iou: IoU below which a box is background.
         best_iou: least IoU for the boxes that fit a ground truth best.

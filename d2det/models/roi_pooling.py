@@ -16,6 +16,7 @@ from d2det.boxes import areas
 from d2det.config import RoiPoolingConfig
 from d2det.models import initialization
 from d2det.models.fpn import STRIDES
+from d2det.models.row_counts import rounded_up
 from d2det_ops import adaptive_pool, deform_roi_pool
 
 ROI_STRIDES = STRIDES[:4]
@@ -88,8 +89,7 @@ class DiscriminativeRoiPooling(nn.Module):
         must reach the host, how many RoIs each level has.
         """
         levels = roi_levels(rois[:, 1:])
-        order = levels.argsort(stable=True)
-        counts = levels.bincount(minlength=len(ROI_STRIDES)).tolist()
+        order, counts, place = _by_level(levels)
         rois, levels = rois[order], levels[order]
         pooled = self._pool(features, rois, levels, counts)
         if self.config.adaptive_weighting:
@@ -97,7 +97,7 @@ class DiscriminativeRoiPooling(nn.Module):
             pooled = torch.cat([weighting(part) for weighting, part in parts])
         else:
             pooled = F.avg_pool2d(pooled, 2)
-        return pooled[order.argsort()]
+        return pooled[place]
 
     def predict_offsets(
         self, features: Sequence[Tensor], rois: Tensor, levels: Tensor, counts: Sequence[int]
@@ -133,6 +133,24 @@ class DiscriminativeRoiPooling(nn.Module):
             offsets=self.predict_offsets(features, rois, levels, counts) if deformable else None,
             sampling="deform" if deformable else "align",
         )
+
+
+def _by_level(levels: Tensor) -> tuple[Tensor, list[int], Tensor]:
+    """What sorts RoIs of `levels` (R,) by level, each level's last repeated up to a rounded number.
+
+    Returns indices of RoIs, how many there are of each level, and the place (R,) of each RoI.
+    """
+    order = levels.argsort(stable=True)
+    counts = levels.bincount(minlength=len(ROI_STRIDES)).tolist()
+    rounded = [rounded_up(count, levels.device) for count in counts]
+    parts = [
+        torch.cat((part, part[-1:].expand(size - len(part))))
+        for part, size in zip(order.split(counts), rounded, strict=True)
+    ]
+    sizes = torch.tensor((counts, rounded)).to(levels.device)
+    spare_before = (sizes[1] - sizes[0]).cumsum(0) - (sizes[1] - sizes[0])
+    place = torch.arange(len(levels), device=levels.device) + spare_before[levels[order]]
+    return torch.cat(parts), rounded, torch.empty_like(order).scatter_(0, order, place)
 
 
 class _AdaptiveWeighting(nn.Module):

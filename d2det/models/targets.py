@@ -1,6 +1,6 @@
 """What sampled boxes are to predict, where ground truths are boxes.
 
-Letters: R RoIs, S = 7 cells per side, A anchors.
+Letters: N pictures, A anchors, R RoIs, S = 7 cells per side.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from d2det.models.dense_regression import cell_centres
 from d2det.models.roi_pooling import ROI_SIZE
 
 
-def inside_picture(boxes: Tensor, *, height: int, width: int) -> Tensor:
-    """Returns (A,) bool: which boxes (A, 4) lie wholly in a picture of this size.
+def inside_picture(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Returns (N, A) bool: which boxes (A, 4) lie wholly in pictures of `sizes` (N, 2) h, w.
 
     Only such anchors train (allowed border 0), so what is learned from a picture does not depend on
     how far its batch was padded.
     """
+    height, width = sizes.to(boxes.device, non_blocking=True)[:, :, None].unbind(1)
     low = (boxes[:, :2] >= 0).all(1)
     return low & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
 

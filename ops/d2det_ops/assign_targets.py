@@ -1,6 +1,6 @@
 """Which ground truth each box overlaps most, and which boxes fit a ground truth best.
 
-Letters: A boxes (anchors or proposals), G ground truths of one picture.
+Letters: N pictures, each with A boxes (anchors or proposals) and G ground truths.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ BYTES_PER_PAIR = 48
 
 
 class Overlaps(NamedTuple):
-    """What the ground truths of a picture are to each of A boxes.
+    """What the ground truths of a picture are to each of its boxes, (A,) or (N, A).
 
-    iou: (A,) float, the largest overlap with any ground truth, 0 where below the floor.
-    best: (A,) int64, the ground truth it belongs to (the first of equals), -1 where iou is 0.
-    tied: (A,) int64, the last ground truth that no box overlaps more than this one, if that is at
-        least `tie_iou`; else -1.
+    iou: float, the largest overlap with any ground truth, 0 where below the floor.
+    best: int64, the ground truth it belongs to (the first of equals), -1 where iou is 0.
+    tied: int64, the last ground truth that no box overlaps more than this one, if that is at least
+        `tie_iou`; else -1.
     """
 
     iou: Tensor
@@ -36,13 +36,15 @@ def assign_targets(
 ) -> Overlaps:
     """Returns each box's best ground truth, and the one it is the best box of.
 
-    Exact, with memory that follows A + G. Only overlaps of at least `floor_iou` count. Compiled,
-    a box asks a grid for the few ground truths near it and of its size, so 10 000 of them cost
-    little more than 10; the twin, which also serves GPUs, goes through blocks of `max_bytes`.
+    Exact, with memory that follows A + G. Only overlaps of at least `floor_iou` count, and a box
+    without area has none: such rows fill up pictures that have fewer than others. Compiled for a
+    CPU, a box asks a grid for the few ground truths near it and of its size, so 10 000 of them cost
+    little more than 10; on a GPU all pictures take two launches; the twin goes through blocks of
+    `max_bytes`.
 
     Args:
-        boxes: (A, 4) float, half-open xyxy.
-        gt_boxes: (G, 4) float, same frame.
+        boxes: (A, 4) or (N, A, 4) float, half-open xyxy.
+        gt_boxes: (G, 4) or (N, G, 4) float, same frame.
         floor_iou: overlaps below it read as 0; in [0, 1], as `tie_iou`.
         tie_iou: least overlap of a best box.
         max_bytes: memory of the twin's IoU blocks; changes no result.
@@ -50,10 +52,11 @@ def assign_targets(
     Raises:
         ValueError: for shapes or a floor that make no sense.
     """
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or gt_boxes.ndim != 2 or gt_boxes.shape[1] != 4:
-        raise ValueError(
-            f"boxes and gt_boxes must be (., 4), got {tuple(boxes.shape)}, {tuple(gt_boxes.shape)}"
-        )
+    shapes = tuple(boxes.shape), tuple(gt_boxes.shape)
+    if {len(shape) for shape in shapes} not in ({2}, {3}) or any(s[-1] != 4 for s in shapes):
+        raise ValueError(f"boxes and gt_boxes must both be (., 4) or (N, ., 4), got {shapes}")
+    if shapes[0][:-2] != shapes[1][:-2]:
+        raise ValueError(f"boxes and gt_boxes must be of as many pictures, got {shapes}")
     if not (0 <= floor_iou <= 1 and 0 <= tie_iou <= 1):
         raise ValueError(f"floor_iou and tie_iou must lie in [0, 1], got {floor_iou}, {tie_iou}")
     wide = torch.promote_types(torch.promote_types(boxes.dtype, gt_boxes.dtype), torch.float32)
@@ -69,14 +72,29 @@ def assign_targets_reference(
     boxes: Tensor, gt_boxes: Tensor, *, floor_iou: float, tie_iou: float, max_bytes: int = 64 << 20
 ) -> Overlaps:
     """Returns what `assign_targets` returns, from all overlaps of one block of boxes at a time."""
+    shape = boxes.shape[:-1]
     found = Overlaps(
-        boxes.new_zeros(len(boxes)),
-        torch.full((len(boxes),), -1, dtype=torch.int64, device=boxes.device),
-        torch.full((len(boxes),), -1, dtype=torch.int64, device=boxes.device),
+        boxes.new_zeros(shape),
+        torch.full(shape, -1, dtype=torch.int64, device=boxes.device),
+        torch.full(shape, -1, dtype=torch.int64, device=boxes.device),
     )
-    if len(boxes) == 0 or len(gt_boxes) == 0:
-        return found
-    num_rows = max(1, max_bytes // (BYTES_PER_PAIR * len(gt_boxes)))
+    if boxes.shape[-2] and gt_boxes.shape[-2]:
+        num_rows = max(1, max_bytes // (BYTES_PER_PAIR * gt_boxes.shape[-2]))
+        columns = (x.view(-1, *x.shape[boxes.ndim - 2 :]) for x in (boxes, gt_boxes, *found))
+        for picture, gts, *parts in zip(*columns, strict=True):
+            _assign(picture, gts, Overlaps(*parts), floor_iou, tie_iou, num_rows)
+    return found
+
+
+def _assign(
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    found: Overlaps,
+    floor_iou: float,
+    tie_iou: float,
+    num_rows: int,
+) -> None:
+    """Fills `found` of one picture, from blocks of `num_rows` boxes."""
     # One block is kept for the second pass; many are computed again, bit for bit the same.
     blocks = _blocks(boxes, gt_boxes, num_rows, floor_iou)
     kept = list(blocks) if num_rows >= len(boxes) else None
@@ -89,7 +107,6 @@ def assign_targets_reference(
     for rows, near, iou in kept or _blocks(boxes, gt_boxes, num_rows, floor_iou):
         tied = (iou > 0) & (iou >= tie_iou) & (iou == best_of_gt[near])
         found.tied[rows] = torch.where(tied, near, -1).amax(1)
-    return found
 
 
 def _blocks(
@@ -125,5 +142,5 @@ def _pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 def _(
     boxes: Tensor, gt_boxes: Tensor, floor_iou: float, tie_iou: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    best = boxes.new_empty(boxes.shape[0], dtype=torch.int64)
-    return boxes.new_empty(boxes.shape[0]), best, torch.empty_like(best)
+    best = boxes.new_empty(boxes.shape[:-1], dtype=torch.int64)
+    return boxes.new_empty(boxes.shape[:-1]), best, torch.empty_like(best)

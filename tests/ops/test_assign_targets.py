@@ -71,6 +71,23 @@ def test_compiled_equals_the_twin_bit_for_bit_in_any_memory(
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("run", [assign_targets, assign_targets_reference])
+def test_pictures_side_by_side_equal_each_alone_filled_up_with_boxes_without_area(run: Any) -> None:
+    counts = [(300, 20), (0, 7), (120, 0), (40, 3)]
+    alone = [(scene(a, i), scene(g, i + 9)) for i, (a, g) in enumerate(counts)]
+    boxes, gts = torch.zeros(len(counts), 300, 4), torch.zeros(len(counts), 20, 4)
+    for i, (own_boxes, own_gts) in enumerate(alone):
+        boxes[i, : len(own_boxes)], gts[i, : len(own_gts)] = own_boxes, own_gts
+    together = run(boxes, gts, floor_iou=0.2, tie_iou=0.3)
+    for i, (own_boxes, own_gts) in enumerate(alone):
+        found = run(own_boxes, own_gts, floor_iou=0.2, tie_iou=0.3)
+        for batched, single in zip(together, found, strict=True):
+            assert torch.equal(batched[i, : len(own_boxes)], single)
+            assert (batched[i, len(own_boxes) :] <= 0).all()
+    empty = run(boxes[:0], gts[:0], floor_iou=0.2, tie_iou=0.3)
+    assert [tuple(x.shape) for x in empty] == [(0, 300)] * 3
+
+
 def test_number_of_threads_changes_no_bit() -> None:
     boxes, gts = scene(20_000, 3), scene(300, 4)
     before = torch.get_num_threads()
@@ -127,6 +144,8 @@ def test_other_dtypes_equal_their_widened_values(dtype: torch.dtype) -> None:
     [
         ({"boxes": torch.zeros(3, 5)}, "boxes"),
         ({"gt_boxes": torch.zeros(4)}, "gt_boxes"),
+        ({"gt_boxes": torch.zeros(1, 2, 4)}, "gt_boxes"),
+        ({"boxes": torch.zeros(2, 3, 4), "gt_boxes": torch.zeros(1, 2, 4)}, "pictures"),
         ({"floor_iou": -0.1}, "floor_iou"),
         ({"tie_iou": 1.5}, "tie_iou"),
     ],

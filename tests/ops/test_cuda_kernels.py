@@ -18,6 +18,7 @@ from torch import Tensor
 from d2det_ops import (
     _library,
     adaptive_pool_reference,
+    assign_targets_reference,
     deform_roi_pool_reference,
     masks_to_rle_reference,
     nms_reference,
@@ -366,6 +367,41 @@ def test_kept_boxes_equal_the_twins(
     assert torch.equal(found, nms_reference(boxes, scores, threshold, **options))
 
 
+@pytest.mark.parametrize("count", [1, 300, 2500])
+@pytest.mark.parametrize("num_groups", [1, 7, 900])
+@pytest.mark.parametrize("max_keep", [None, 20])
+def test_groups_do_not_touch_each_other(
+    backend: Backend, count: int, num_groups: int, max_keep: int | None
+) -> None:
+    boxes, scores = scene(count, 8, torch.float32 if num_groups == 7 else torch.float64)
+    boxes[3::23], scores[5::19] = float("nan"), float("nan")
+    groups = torch.randint(-3, num_groups - 3, (count,), generator=random(1))
+    limit = -1 if max_keep is None else max_keep
+    found = backend("nms", boxes, scores, groups, 0.4, False, limit)
+    twin = nms_reference(boxes, scores, 0.4, groups=groups, max_keep=max_keep)
+    assert torch.equal(found, twin)
+
+
+def test_groups_of_which_one_is_too_large_for_a_block_do_not_touch_each_other(
+    backend: Backend,
+) -> None:
+    boxes, scores = scene(300, 8)
+    groups = torch.randint(0, 7, (300,), generator=random(1))
+    row = torch.arange((8 << 10) + 1)[:, None] * 10
+    boxes = torch.cat((boxes, row + torch.tensor([1e5, 0, 1e5 + 9, 9])))
+    scores = torch.cat((scores, torch.zeros(len(row))))
+    groups = torch.cat((groups, torch.full((len(row),), 99)))
+    found = backend("nms", boxes, scores, groups, 0.4, False, 280)
+    assert torch.equal(found, nms_reference(boxes, scores, 0.4, groups=groups, max_keep=280))
+
+
+def test_groups_are_the_same_in_every_order(backend: Backend) -> None:
+    boxes, scores = scene(900, 2)
+    groups = torch.randint(0, 5, (900,), generator=random(2))
+    kept = backend.in_every_order(lambda: backend("nms", boxes, scores, groups, 0.3, False, -1))
+    assert same_bits(kept)
+
+
 def test_nms_takes_strange_scores_and_boxes_as_the_twin_does(backend: Backend) -> None:
     boxes, scores = scene(200, 1)
     scores[::17], scores[3::29], boxes[5::31] = float("nan"), float("inf"), float("nan")
@@ -398,6 +434,52 @@ def test_soft_nms_is_the_same_in_every_order(backend: Backend) -> None:
     scores = torch.randint(0, 20, (90, 3), generator=random(7)) / 20
     call = (boxes, scores, True, 0.5, 0.5, 1e-3)
     assert same_bits(backend.in_every_order(lambda: backend("soft_nms", *call)))
+
+
+# --- assign_targets ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pictures", [None, 0, 1, 3])
+@pytest.mark.parametrize(("num_boxes", "num_gts"), [(0, 4), (40, 0), (1, 1), (700, 9), (300, 600)])
+@pytest.mark.parametrize(("floor", "tie"), [(0.0, 0.0), (0.3, 0.3), (0.2, 0.6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_assignments_equal_the_twins(
+    backend: Backend,
+    pictures: int | None,
+    num_boxes: int,
+    num_gts: int,
+    floor: float,
+    tie: float,
+    dtype: torch.dtype,
+) -> None:
+    boxes, gts = assignment_scene(pictures, num_boxes, num_gts, dtype)
+    found = backend("assign_targets", boxes, gts, floor, tie)
+    twin = assign_targets_reference(boxes, gts, floor_iou=floor, tie_iou=tie)
+    for ours, theirs in zip(found, twin, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def assignment_scene(
+    pictures: int | None, num_boxes: int, num_gts: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Returns boxes and ground truths: on a raster, so that many tie, some odd."""
+    shape = () if pictures is None else (pictures,)
+    g = random(num_boxes + num_gts)
+    sets = []
+    for count in (num_boxes, num_gts):
+        corner = torch.randint(0, 90, (*shape, count, 2), generator=g)
+        side = torch.randint(-1, 30, (*shape, count, 2), generator=g)
+        boxes = torch.cat((corner, corner + side), -1).to(dtype)
+        boxes[..., 5::31, 0] = float("nan")
+        boxes[..., 7::41, 2:] = float("inf")
+        sets.append(boxes)
+    return sets[0], sets[1]
+
+
+def test_assignments_are_the_same_in_every_order(backend: Backend) -> None:
+    boxes, gts = assignment_scene(2, 400, 300, torch.float32)
+    call = (boxes[:, ::2], gts, 0.1, 0.1)
+    assert same_bits(backend.in_every_order(lambda: backend("assign_targets", *call)))
 
 
 # --- masks_to_rle ------------------------------------------------------------------------------

@@ -75,8 +75,6 @@ def learning(tensors: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize(("op", "sample"), EACH_SAMPLE)
 def test_opcheck_finds_nothing(op: str, sample: tuple[object, ...]) -> None:
-    if not _library.has_kernel(op, "cuda"):
-        pytest.skip(f"{op} runs as its twin on a GPU")
     torch.library.opcheck(_library.op(op), on_gpu(sample))
 
 
@@ -236,7 +234,7 @@ def test_targets_are_assigned_as_on_the_cpu(gts: int) -> None:
     options = {"floor_iou": 0.3, "tie_iou": 0.3}
     found = assign_targets(*on_gpu((boxes, objects)), **options)
     for gpu, cpu in zip(found, assign_targets(boxes, objects, **options), strict=True):
-        torch.testing.assert_close(gpu.cpu(), cpu, atol=1e-6, rtol=0)
+        assert torch.equal(gpu.cpu(), cpu)
 
 
 def test_maps_of_more_than_2_to_the_31_elements_are_addressed() -> None:

@@ -43,6 +43,7 @@ SAMPLES = {
         (boxes(60, torch.float64)[::2], boxes(7, torch.float64), 0.3, 0.3),
         (boxes(0), boxes(7), 0.3, 0.3),
         (boxes(50), boxes(0), 0.3, 0.3),
+        (boxes(60).view(3, 20, 4), boxes(21).view(3, 7, 4), 0.3, 0.3),
     ],
     "masks_to_rle": [
         (scores(6, 14, 14), boxes(6), 80, 90, 0, 0, 0.5, False),

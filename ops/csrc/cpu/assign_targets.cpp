@@ -6,6 +6,7 @@
 
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 #include "cpu/box_grid.h"
 
@@ -87,16 +88,21 @@ class Assigner {
   BoxGrid<T> grid_;
 };
 
+// One picture after the other.
 template <typename T>
 void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Tensor& iou,
          Tensor& index, Tensor& last) {
   const auto* rows = reinterpret_cast<const Box<T>*>(boxes.const_data_ptr<T>());
   const auto* objects = reinterpret_cast<const Box<T>*>(gts.const_data_ptr<T>());
-  const Assigner<T> assigner(objects, gts.size(0), floor, tie);
   T* values = iou.mutable_data_ptr<T>();
-  const std::vector<T> best_of_gt =
-      assigner.best(rows, boxes.size(0), values, index.mutable_data_ptr<int64_t>());
-  assigner.tied(rows, boxes.size(0), values, best_of_gt, last.mutable_data_ptr<int64_t>());
+  auto *winners = index.mutable_data_ptr<int64_t>(), *ties = last.mutable_data_ptr<int64_t>();
+  const int64_t count = boxes.size(-2), num_gts = gts.size(-2);
+  for (int64_t start = 0; start < iou.numel(); start += count, objects += num_gts) {
+    const Assigner<T> assigner(objects, num_gts, floor, tie);
+    const std::vector<T> best_of_gt =
+        assigner.best(rows + start, count, values + start, winners + start);
+    assigner.tied(rows + start, count, values + start, best_of_gt, ties + start);
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor> assign_targets(const Tensor& boxes, const Tensor& gt_boxes,
@@ -104,11 +110,17 @@ std::tuple<Tensor, Tensor, Tensor> assign_targets(const Tensor& boxes, const Ten
   using torch::headeronly::ScalarType;
   STD_TORCH_CHECK(boxes.scalar_type() == gt_boxes.scalar_type(),
                   "assign_targets: boxes and gt_boxes differ in dtype");
+  STD_TORCH_CHECK(boxes.dim() == gt_boxes.dim() && (boxes.dim() == 2 || boxes.dim() == 3) &&
+                      boxes.size(-1) == 4 && gt_boxes.size(-1) == 4 &&
+                      (boxes.dim() == 2 || boxes.size(0) == gt_boxes.size(0)),
+                  "assign_targets: boxes must be (A, 4) or (N, A, 4), and gt_boxes like them");
   const Tensor rows = torch::stable::contiguous(boxes);
   const Tensor gts = torch::stable::contiguous(gt_boxes);
-  Tensor iou = torch::stable::new_empty(rows, {rows.size(0)});
-  Tensor index = torch::stable::new_empty(rows, {rows.size(0)}, ScalarType::Long);
-  Tensor last = torch::stable::new_empty(rows, {rows.size(0)}, ScalarType::Long);
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < rows.dim() - 1; ++d) shape.push_back(rows.size(d));
+  Tensor iou = torch::stable::new_empty(rows, shape);
+  Tensor index = torch::stable::new_empty(rows, shape, ScalarType::Long);
+  Tensor last = torch::stable::new_empty(rows, shape, ScalarType::Long);
   THO_DISPATCH_V2(rows.scalar_type(), "assign_targets",
                   AT_WRAP([&] {
                     run<scalar_t>(rows, gts, floor_iou, tie_iou, iou, index, last);

@@ -1,33 +1,20 @@
 // Exact greedy suppression without an N x N mask. Boxes by falling score are taken in chunks, three
 // launches each: compare the boxes of a chunk with one another, walk the chunk in order, and let
 // what was kept suppress the boxes of all later chunks. Memory is O(N), comparisons are at most
-// N * kept, and nothing is read back but the number of kept boxes, at the end.
+// N * kept, and nothing is read back but the number of kept boxes, at the end. Many small groups go
+// side by side instead: see group_nms.cuh.
 #include <optional>
 
-#include "cuda/boxes.cuh"
+#include "cuda/group_nms.cuh"
+#include "cuda/nms.cuh"
 #include "cuda/sort.cuh"
 
 namespace d2det_ops {
 namespace {
 
 constexpr int kChunk = 512;  // its pairs, one bit each, fill 32 KiB of shared memory
-constexpr int kWords = kChunk / 32;
+constexpr int kWords = Walk<kChunk>::kWords;
 constexpr int kThreads = 256;
-
-template <typename T>
-struct Rule {
-  T threshold;
-  bool over_smaller;
-
-  __device__ bool suppresses(const Box<T>& kept, int64_t kept_group, const Box<T>& box,
-                             int64_t group) const {
-    const T shared = intersection(kept, box);
-    if (!(shared > 0) || kept_group != group) return false;
-    const T kept_area = kept.area(), area = box.area();
-    const T whole = over_smaller ? lower(kept_area, area) : kept_area + area - shared;
-    return shared / whole > threshold;
-  }
-};
 
 // All boxes by falling score; what a kernel of one chunk reads and writes.
 template <typename T>
@@ -71,40 +58,16 @@ __global__ void __launch_bounds__(kThreads)
     for (int bit = 0; bit < 32; ++bit) {
       const int64_t j = start + word * 32 + bit;
       if (j <= i || j >= all.count) continue;
-      bits |= static_cast<unsigned>(rule.suppresses(box, group, all.boxes[j], all.groups[j])) << bit;
+      bits |= static_cast<unsigned>(group == all.groups[j] && rule.suppresses(box, all.boxes[j])) << bit;
     }
   }
   all.pairs[row * kWords + word] = bits;
 }
 
-struct Walk {
-  unsigned pairs[kChunk][kWords];
-  unsigned suppressed[kWords], kept[kWords];
-};
-
-// Greedy choice within the chunk by one warp; lane w has the bits of word w.
-__device__ void choose(Walk& walk, int64_t room) {
-  const int lane = threadIdx.x;
-  unsigned suppressed = lane < kWords ? walk.suppressed[lane] : ~0u, kept = 0;
-  for (int word = 0; word < kWords; ++word) {
-    unsigned left = ~0u;  // bits of this word not walked yet
-    while (room > 0) {
-      const unsigned open = left & ~__shfl_sync(kAllLanes, suppressed, word);
-      if (open == 0) break;
-      const int bit = __ffs(static_cast<int>(open)) - 1;
-      left = bit == 31 ? 0 : ~0u << (bit + 1);
-      if (lane == word) kept |= 1u << bit;
-      if (lane < kWords) suppressed |= walk.pairs[word * 32 + bit][lane];
-      --room;
-    }
-  }
-  if (lane < kWords) walk.kept[lane] = kept;
-}
-
 // One block: takes the chunk's boxes in order and appends what is kept to the result.
 template <typename T>
 __global__ void __launch_bounds__(kChunk) walk_chunk(Candidates<T> all, int64_t start) {
-  Walk& walk = *reinterpret_cast<Walk*>(d2det_shared);
+  auto& walk = *reinterpret_cast<Walk<kChunk>*>(d2det_shared);
   const int64_t before = *all.num_kept, i = start + threadIdx.x;
   if (before >= all.max_keep) return;
   for (int w = threadIdx.x; w < kChunk * kWords; w += kChunk) (&walk.pairs[0][0])[w] = all.pairs[w];
@@ -121,7 +84,7 @@ __global__ void __launch_bounds__(kChunk) walk_chunk(Candidates<T> all, int64_t 
     total += __popc(walk.kept[w]);
   }
   place += __popc(walk.kept[word] & ((1u << bit) - 1));
-  if (walk.kept[word] >> bit & 1) all.kept[before + place] = i;  // sorted numbers, for now
+  if (walk.is_kept(threadIdx.x)) all.kept[before + place] = i;  // sorted numbers, for now
   if (threadIdx.x != 0) return;
   *all.num_kept = before + total;
   *all.chunk_kept = total;
@@ -150,17 +113,10 @@ __global__ void __launch_bounds__(kThreads)
   const Box<T> box = all.boxes[j];
   const int64_t group = all.groups[j];
   for (int k = 0; k < count; ++k) {
-    if (!rule.suppresses(kept[k].box, kept[k].group, box, group)) continue;
+    if (kept[k].group != group || !rule.suppresses(kept[k].box, box)) continue;
     all.suppressed[j] = true;
     return;
   }
-}
-
-// Sorted numbers to the caller's.
-__global__ void __launch_bounds__(kThreads)
-    name_kept(int64_t* kept, const int64_t* order, int64_t count) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (k < count) kept[k] = order[kept[k]];
 }
 
 template <typename T>
@@ -171,9 +127,14 @@ Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor
   const auto scratch = [&](int64_t bytes) {
     return torch::stable::new_empty(boxes, {bytes}, ScalarType::Byte);
   };
+  const Rule<T> rule{rounded_down<T>(threshold), over_smaller};
   const SortedKeys by_score = sort_stable(scores, true);
+  if (groups.has_value()) {
+    const GroupedBoxes<T> grouped(launch, boxes, *groups, by_score.order);
+    if (grouped.are_small()) return grouped.suppress(rule, max_keep < 0 ? count : max_keep);
+  }
   const Tensor rows = scratch(count * sizeof(Box<T>)), suppressed = scratch(count);
-  const Tensor pairs = scratch(sizeof(Walk::pairs));
+  const Tensor pairs = scratch(sizeof(Walk<kChunk>::pairs));
   const Tensor group = torch::stable::new_empty(boxes, {count}, ScalarType::Long);
   const Tensor counters = torch::stable::new_empty(boxes, {2}, ScalarType::Long);
   Tensor kept = torch::stable::new_empty(boxes, {count}, ScalarType::Long);
@@ -185,20 +146,18 @@ Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor
                           kept.mutable_data_ptr<int64_t>(), counter, counter + 1,
                           static_cast<unsigned*>(pairs.mutable_data_ptr()),
                           max_keep < 0 ? count : max_keep};
-  const Rule<T> rule{rounded_down<T>(threshold), over_smaller};
   launch(sort_boxes<T>, ceil_div(count, kThreads), kThreads, 0, all, boxes.const_data_ptr<T>(),
          groups.has_value() ? groups->const_data_ptr<int64_t>() : nullptr);
   for (int64_t start = 0; start < count; start += kChunk) {
     launch(compare_in_chunk<T>, kChunk * kWords / kThreads, kThreads, 0, all, rule, start);
-    launch(walk_chunk<T>, 1, kChunk, sizeof(Walk), all, start);
+    launch(walk_chunk<T>, 1, kChunk, sizeof(Walk<kChunk>), all, start);
     const int64_t later = count - start - kChunk;
     if (later <= 0) break;
     launch(suppress_later<T>, ceil_div(later, kThreads), kThreads, kChunk * sizeof(KeptBox<T>), all,
            rule, start + kChunk);
   }
   const int64_t num_kept = launch.read(all.num_kept);
-  launch(name_kept, ceil_div(num_kept, kThreads), kThreads, 0, all.kept, all.order, num_kept);
-  return torch::stable::clone(torch::stable::narrow(kept, 0, 0, num_kept));
+  return picked(launch, by_score.order, torch::stable::narrow(kept, 0, 0, num_kept));
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups,

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from d2det import rng
 from d2det.config import RegressionConfig, RoiSamplerConfig
 from d2det.models.matching import IGNORED, NEGATIVE
 from d2det.models.rpn import Proposals
@@ -23,24 +24,47 @@ def assignment(positives: int, negatives: int, ignored: int) -> Tensor:
 )
 def test_counts(positives: int, negatives: int, expected: tuple[int, int]) -> None:
     boxes = assignment(positives, negatives, 77)
-    drawn = sample(boxes, count=256, positive_fraction=0.5, key=1)
+    drawn = sample(boxes[None], count=256, positive_fraction=0.5, keys=torch.tensor([[1]]))
     assert tuple(map(len, drawn)) == expected
-    assert (boxes[drawn[0]] >= 0).all()
-    assert (boxes[drawn[1]] == NEGATIVE).all()
-    for index in drawn:
-        assert torch.equal(index, index.unique())
+    assert (drawn[0].of(boxes[None]) >= 0).all()
+    assert (drawn[1].of(boxes[None]) == NEGATIVE).all()
+    for part in drawn:
+        assert torch.equal(part.position, part.position.unique())
 
 
 def test_every_candidate_is_drawn_equally_often() -> None:
     boxes = assignment(40, 60, 5)
-    hits = torch.zeros(len(boxes))
-    for key in range(2000):
-        positives, negatives = sample(boxes, count=20, positive_fraction=0.5, key=key)
-        hits[positives] += 1
-        hits[negatives] += 1
-    rates = hits / 2000
+    keys = torch.arange(2000)[:, None]
+    drawn = sample(boxes.expand(2000, -1), count=20, positive_fraction=0.5, keys=keys)
+    rates = torch.cat([part.position for part in drawn]).bincount(minlength=len(boxes)) / 2000
     assert (rates[boxes >= 0] - 10 / 40).abs().max() < 0.05
     assert (rates[boxes == NEGATIVE] - 10 / 60).abs().max() < 0.05
+
+
+def test_what_is_drawn_is_the_least_by_the_key_whatever_the_company() -> None:
+    pictures = [assignment(30, 400, 5), assignment(0, 435, 0), assignment(3, 9, 423)]
+    keys, limits = [11, 12, 13], {"count": 64, "positive_fraction": 0.25}
+    together = sample(torch.stack(pictures), keys=torch.tensor(keys)[:, None], **limits)
+    for i, (boxes, key) in enumerate(zip(pictures, keys, strict=True)):
+        order = rng.uniform(len(boxes), key=key).argsort()
+        positives = [j for j in order.tolist() if boxes[j] >= 0][:16]
+        negatives = [j for j in order.tolist() if boxes[j] == NEGATIVE][: 64 - len(positives)]
+        for part, wanted in zip(together, (positives, negatives), strict=True):
+            assert part.position[part.image_index == i].tolist() == sorted(wanted)
+
+
+def test_boxes_count_by_their_numbering() -> None:
+    """As anchors do of which more lie outside, where a batch was padded further."""
+    boxes = assignment(40, 400, 0)
+    place = torch.arange(440) * 2 + 1
+    spread = torch.full((881,), IGNORED).scatter(0, place, boxes)
+    numbering = torch.zeros(881, dtype=torch.int64).scatter(0, place, torch.arange(440))
+    limits = {"count": 64, "positive_fraction": 0.25, "keys": torch.tensor([[7]])}
+    tight = sample(boxes[None], **limits)
+    for found, wanted in zip(
+        sample(spread[None], numbering=numbering[None], **limits), tight, strict=True
+    ):
+        assert torch.equal(found.position, place[wanted.position])
 
 
 def picture(seed: int, num_gts: int, num_proposals: int) -> tuple[Target, Tensor]:

@@ -35,4 +35,5 @@ def test_boxes_apart_share_no_cell() -> None:
 
 def test_only_anchors_wholly_in_the_picture_train() -> None:
     anchors = torch.tensor([[0.0, 0, 60, 40], [-1, 0, 5, 5], [0, 0, 61, 40], [5, 5, 20, 41]])
-    assert inside_picture(anchors, height=40, width=60).tolist() == [True, False, False, False]
+    inside = inside_picture(anchors, torch.tensor([[40, 60], [41, 61]]))
+    assert inside.tolist() == [[True, False, False, False], [True, False, True, True]]

@@ -8,6 +8,7 @@
 // shuffles, not the order in which blocks happen to run.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -123,6 +124,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned by) {
 inline unsigned __ballot_sync(unsigned mask, int value) { return emulator::ballot(mask, value != 0); }
 inline int __any_sync(unsigned mask, int value) { return emulator::ballot(mask, value != 0) != 0; }
 
+inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
+inline long long __double_as_longlong(double value) { return std::bit_cast<long long>(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 
@@ -135,6 +138,10 @@ inline float4 atomicAdd(float4* address, float4 value) {
   auto* floats = reinterpret_cast<float*>(address);
   return {atomicAdd(floats, value.x), atomicAdd(floats + 1, value.y),
           atomicAdd(floats + 2, value.z), atomicAdd(floats + 3, value.w)};
+}
+template <typename T>
+T atomicMax(T* address, T value) {
+  return emulator::atomically(address, [value](T old) { return old < value ? value : old; });
 }
 template <typename T>
 T atomicOr(T* address, T value) {
