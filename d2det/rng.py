@@ -28,12 +28,7 @@ def generator(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(*parts)))
 
 
-def uniform(count: int, *, key: int, device: torch.device | str = "cpu") -> Tensor:
-    """Returns (count,) float64 numbers in [0, 1), the first of `key`."""
-    return numbers(torch.arange(count, device=device), torch.tensor(key, device=device))
-
-
-def numbers(index: Tensor, keys: Tensor) -> Tensor:
+def uniform(index: Tensor, keys: Tensor) -> Tensor:
     """Returns float64 numbers in [0, 1): each a hash of a key and an index, (...) int64 both.
 
     The shapes are broadcast. The same values on every device: integer arithmetic only (the

@@ -60,6 +60,12 @@ class Drawn:
         return values[self.image_index, self.position]
 
 
+def image_keys(batch: TrainingBatch, purpose: str, device: torch.device) -> Tensor:
+    """(N, 1) int64 keys of the pictures for `purpose`."""
+    keys = [[rng.key(key, purpose)] for key in batch.image_keys]
+    return torch.tensor(keys).to(device)
+
+
 def sample(
     assignment: Tensor,
     *,
@@ -82,7 +88,7 @@ def sample(
     """
     if numbering is None:
         numbering = torch.arange(assignment.shape[1], device=assignment.device)
-    priority = rng.numbers(numbering, keys)
+    priority = rng.uniform(numbering, keys)
     positives, is_positive = _first(priority, assignment >= 0, int(count * positive_fraction))
     negatives, is_negative = _first(priority, assignment == NEGATIVE, count)
     room = count - is_positive.sum(1, keepdim=True)
@@ -138,7 +144,7 @@ def sample_positives(
     device = positives.device
     counts = samples.image_index[positives].bincount(minlength=len(batch))
     place = torch.arange(int(counts.max()), device=device)
-    priority = rng.numbers(place, image_keys(batch, "regression", device))
+    priority = rng.uniform(place, image_keys(batch, "regression", device))
     chosen = _ascending(*_first(priority, place < counts[:, None], config.max_samples_per_image))
     rows = positives[_offsets(counts)[chosen.image_index] + chosen.position]
     boxes, image_index = samples.boxes[rows], samples.image_index[rows]
@@ -147,9 +153,8 @@ def sample_positives(
         kept = counts.clamp(max=config.max_samples_per_image)
         place = torch.arange(len(rows), device=device) - _offsets(kept)[image_index]
         side = torch.arange(4, device=device)
-        noise = rng.numbers(
-            4 * place[:, None] + side, image_keys(batch, "jitter", device)[image_index]
-        )
+        keys = image_keys(batch, "jitter", device)[image_index]
+        noise = rng.uniform(4 * place[:, None] + side, keys)
         amount = (2 * noise.to(boxes.dtype) - 1) * config.jitter
         boxes = jittered(boxes, amount, height=height, width=width)
     return RoiSamples(boxes, image_index, samples.labels[rows], samples.owners[rows])
@@ -196,9 +201,3 @@ def _num_gts(batch: TrainingBatch) -> Tensor:
 def _offsets(counts: Tensor) -> Tensor:
     """(N,) int64: where the rows of each picture start if it has `counts` (N,) of them."""
     return counts.cumsum(0) - counts
-
-
-def image_keys(batch: TrainingBatch, purpose: str, device: torch.device) -> Tensor:
-    """(N, 1) int64 keys of the pictures for `purpose`."""
-    keys = [[rng.key(key, purpose)] for key in batch.image_keys]
-    return torch.tensor(keys).to(device)

@@ -46,7 +46,7 @@ def test_what_is_drawn_is_the_least_by_the_key_whatever_the_company() -> None:
     keys, limits = [11, 12, 13], {"count": 64, "positive_fraction": 0.25}
     together = sample(torch.stack(pictures), keys=torch.tensor(keys)[:, None], **limits)
     for i, (boxes, key) in enumerate(zip(pictures, keys, strict=True)):
-        order = rng.uniform(len(boxes), key=key).argsort()
+        order = rng.uniform(torch.arange(len(boxes)), torch.tensor(key)).argsort()
         positives = [j for j in order.tolist() if boxes[j] >= 0][:16]
         negatives = [j for j in order.tolist() if boxes[j] == NEGATIVE][: 64 - len(positives)]
         for part, wanted in zip(together, (positives, negatives), strict=True):
