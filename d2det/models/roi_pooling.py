@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from d2det.config import RoiPoolingConfig
 from d2det.models import initialization
 from d2det.models.fpn import STRIDES
 from d2det.models.row_counts import rounded_up
+from d2det.ragged import ragged
 from d2det_ops import adaptive_pool, deform_roi_pool
 
 ROI_STRIDES = STRIDES[:4]
@@ -141,16 +143,14 @@ def _by_level(levels: Tensor) -> tuple[Tensor, list[int], Tensor]:
     Returns indices of RoIs, how many there are of each level, and the place (R,) of each RoI.
     """
     order = levels.argsort(stable=True)
-    counts = levels.bincount(minlength=len(ROI_STRIDES)).tolist()
-    rounded = [rounded_up(count, levels.device) for count in counts]
-    parts = [
-        torch.cat((part, part[-1:].expand(size - len(part))))
-        for part, size in zip(order.split(counts), rounded, strict=True)
-    ]
-    sizes = torch.tensor((counts, rounded)).to(levels.device)
-    spare_before = (sizes[1] - sizes[0]).cumsum(0) - (sizes[1] - sizes[0])
-    place = torch.arange(len(levels), device=levels.device) + spare_before[levels[order]]
-    return torch.cat(parts), rounded, torch.empty_like(order).scatter_(0, order, place)
+    counts = np.array(levels.bincount(minlength=len(ROI_STRIDES)).tolist())
+    rounded = np.array([rounded_up(count, levels.device) for count in counts.tolist()])
+    level, source = ragged(counts.cumsum() - counts, rounded)
+    source = np.minimum(source, counts.cumsum()[level] - 1)
+    _, slot = ragged(rounded.cumsum() - rounded, counts)
+    source_index, slot_index = (torch.from_numpy(x).to(order.device) for x in (source, slot))
+    place = torch.empty_like(order).scatter_(0, order, slot_index)
+    return order[source_index], rounded.tolist(), place
 
 
 class _AdaptiveWeighting(nn.Module):
