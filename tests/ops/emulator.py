@@ -97,7 +97,7 @@ def _run(command: list[str]) -> None:
 
 def _digest(sources: list[Path], sanitizer: str | None) -> str:
     state = hashlib.sha256(f"{torch.__version__} {sanitizer} {FLAGS}".encode())
-    headers = [*HOST.glob("*.h"), *(CSRC / "cuda").glob("*.cuh")]
+    headers = [*HOST.glob("*.h"), *CSRC.glob("*.h"), *(CSRC / "cuda").glob("*.cuh")]
     for file in (*sources, *sorted(headers)):
         state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()[:16]

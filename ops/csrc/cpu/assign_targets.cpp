@@ -6,8 +6,8 @@
 
 #include <mutex>
 #include <tuple>
-#include <vector>
 
+#include "assign_targets.h"
 #include "cpu/box_grid.h"
 
 namespace d2det_ops {
@@ -90,43 +90,28 @@ class Assigner {
 
 // One picture after the other.
 template <typename T>
-void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Tensor& iou,
-         Tensor& index, Tensor& last) {
+void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Overlaps& found) {
   const auto* rows = reinterpret_cast<const Box<T>*>(boxes.const_data_ptr<T>());
   const auto* objects = reinterpret_cast<const Box<T>*>(gts.const_data_ptr<T>());
-  T* values = iou.mutable_data_ptr<T>();
-  auto *winners = index.mutable_data_ptr<int64_t>(), *ties = last.mutable_data_ptr<int64_t>();
+  T* iou = found.iou.mutable_data_ptr<T>();
+  auto *best = found.best.mutable_data_ptr<int64_t>(), *tied = found.tied.mutable_data_ptr<int64_t>();
   const int64_t count = boxes.size(-2), num_gts = gts.size(-2);
-  for (int64_t start = 0; start < iou.numel(); start += count, objects += num_gts) {
+  for (int64_t start = 0; start < found.iou.numel(); start += count, objects += num_gts) {
     const Assigner<T> assigner(objects, num_gts, floor, tie);
     const std::vector<T> best_of_gt =
-        assigner.best(rows + start, count, values + start, winners + start);
-    assigner.tied(rows + start, count, values + start, best_of_gt, ties + start);
+        assigner.best(rows + start, count, iou + start, best + start);
+    assigner.tied(rows + start, count, iou + start, best_of_gt, tied + start);
   }
 }
 
 std::tuple<Tensor, Tensor, Tensor> assign_targets(const Tensor& boxes, const Tensor& gt_boxes,
                                                   double floor_iou, double tie_iou) {
-  using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(boxes.scalar_type() == gt_boxes.scalar_type(),
-                  "assign_targets: boxes and gt_boxes differ in dtype");
-  STD_TORCH_CHECK(boxes.dim() == gt_boxes.dim() && (boxes.dim() == 2 || boxes.dim() == 3) &&
-                      boxes.size(-1) == 4 && gt_boxes.size(-1) == 4 &&
-                      (boxes.dim() == 2 || boxes.size(0) == gt_boxes.size(0)),
-                  "assign_targets: boxes must be (A, 4) or (N, A, 4), and gt_boxes like them");
-  const Tensor rows = torch::stable::contiguous(boxes);
-  const Tensor gts = torch::stable::contiguous(gt_boxes);
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; d < rows.dim() - 1; ++d) shape.push_back(rows.size(d));
-  Tensor iou = torch::stable::new_empty(rows, shape);
-  Tensor index = torch::stable::new_empty(rows, shape, ScalarType::Long);
-  Tensor last = torch::stable::new_empty(rows, shape, ScalarType::Long);
+  Overlaps found = new_overlaps(boxes, gt_boxes);
+  const Tensor rows = torch::stable::contiguous(boxes), gts = torch::stable::contiguous(gt_boxes);
   THO_DISPATCH_V2(rows.scalar_type(), "assign_targets",
-                  AT_WRAP([&] {
-                    run<scalar_t>(rows, gts, floor_iou, tie_iou, iou, index, last);
-                  }),
+                  AT_WRAP([&] { run<scalar_t>(rows, gts, floor_iou, tie_iou, found); }),
                   AT_FLOATING_TYPES);
-  return {iou, index, last};
+  return {found.iou, found.best, found.tied};
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 // its picture pass through shared memory. Overlaps are computed twice rather than kept: the best box
 // of a ground truth is known only when all have been seen. Nothing is read back.
 #include <tuple>
-#include <vector>
 
-#include "cuda/boxes.cuh"
+#include "cuda/boxes.cuh"  // before others that include torch, as it declares the CUDA half
+#include "assign_targets.h"
 
 namespace d2det_ops {
 namespace {
@@ -104,16 +104,21 @@ __global__ void __launch_bounds__(kThreads) find_tied(Batch<T> batch) {
 }
 
 template <typename T>
-void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Tensor& iou,
-         Tensor& best, Tensor& tied) {
+void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Overlaps& found) {
   const Launcher launch(boxes);
-  const int64_t num_boxes = boxes.size(-2), num_gts = gts.size(-2);
+  const int64_t num_boxes = boxes.size(-2);
   Tensor best_of_gt = torch::stable::new_zeros(gts, {gts.numel() / 4});
-  const Batch<T> batch{num_boxes, num_gts, boxes.const_data_ptr<T>(), gts.const_data_ptr<T>(),
-                       static_cast<T>(floor), static_cast<T>(tie),
-                       best_of_gt.mutable_data_ptr<T>(), iou.mutable_data_ptr<T>(),
-                       best.mutable_data_ptr<int64_t>(), tied.mutable_data_ptr<int64_t>()};
-  const int64_t pictures = num_boxes == 0 ? 0 : boxes.numel() / 4 / num_boxes;
+  const Batch<T> batch{num_boxes,
+                       gts.size(-2),
+                       boxes.const_data_ptr<T>(),
+                       gts.const_data_ptr<T>(),
+                       static_cast<T>(floor),
+                       static_cast<T>(tie),
+                       best_of_gt.mutable_data_ptr<T>(),
+                       found.iou.mutable_data_ptr<T>(),
+                       found.best.mutable_data_ptr<int64_t>(),
+                       found.tied.mutable_data_ptr<int64_t>()};
+  const int64_t pictures = num_boxes == 0 ? 0 : found.iou.numel() / num_boxes;
   const int64_t blocks = pictures * batch.blocks_of_picture();
   launch(find_best<T>, blocks, kThreads, kThreads * sizeof(Box<T>), batch);
   launch(find_tied<T>, blocks, kThreads, kThreads * sizeof(Box<T>), batch);
@@ -121,27 +126,17 @@ void run(const Tensor& boxes, const Tensor& gts, double floor, double tie, Tenso
 
 std::tuple<Tensor, Tensor, Tensor> assign_targets(const Tensor& boxes, const Tensor& gt_boxes,
                                                   double floor_iou, double tie_iou) {
-  STD_TORCH_CHECK(boxes.scalar_type() == gt_boxes.scalar_type(),
-                  "assign_targets: boxes and gt_boxes differ in dtype");
-  STD_TORCH_CHECK(boxes.dim() == gt_boxes.dim() && (boxes.dim() == 2 || boxes.dim() == 3) &&
-                      boxes.size(-1) == 4 && gt_boxes.size(-1) == 4 &&
-                      (boxes.dim() == 2 || boxes.size(0) == gt_boxes.size(0)),
-                  "assign_targets: boxes must be (A, 4) or (N, A, 4), and gt_boxes like them");
   check_device(boxes, gt_boxes, "assign_targets", "gt_boxes");
+  Overlaps found = new_overlaps(boxes, gt_boxes);
   const Tensor rows = torch::stable::contiguous(boxes), gts = torch::stable::contiguous(gt_boxes);
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; d < rows.dim() - 1; ++d) shape.push_back(rows.size(d));
-  Tensor iou = torch::stable::new_empty(rows, shape);
-  Tensor best = torch::stable::new_empty(rows, shape, ScalarType::Long);
-  Tensor tied = torch::stable::new_empty(rows, shape, ScalarType::Long);
   if (rows.scalar_type() == ScalarType::Double) {
-    run<double>(rows, gts, floor_iou, tie_iou, iou, best, tied);
+    run<double>(rows, gts, floor_iou, tie_iou, found);
   } else {
     STD_TORCH_CHECK(rows.scalar_type() == ScalarType::Float,
                     "assign_targets takes float32 or float64 boxes");
-    run<float>(rows, gts, floor_iou, tie_iou, iou, best, tied);
+    run<float>(rows, gts, floor_iou, tie_iou, found);
   }
-  return {iou, best, tied};
+  return {found.iou, found.best, found.tied};
 }
 
 }  // namespace

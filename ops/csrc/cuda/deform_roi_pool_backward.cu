@@ -26,14 +26,12 @@ struct Gradients {
 // Adds N neighbouring sums atomically; in one transaction where the device can.
 template <int N, typename A>
 __device__ __forceinline__ void add_atomically(A* to, const A (&values)[N]) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  constexpr bool kWide = N == 4;
-#else
-  constexpr bool kWide = false;
-#endif
-  if constexpr (kWide) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // elsewhere the wide one is not declared
+  if constexpr (N == 4) {
     atomicAdd(reinterpret_cast<float4*>(to), float4{values[0], values[1], values[2], values[3]});
-  } else {
+  } else
+#endif
+  {
 #pragma unroll
     for (int n = 0; n < N; ++n) atomicAdd(to + n, values[n]);
   }
