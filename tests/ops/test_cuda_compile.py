@@ -1,4 +1,4 @@
-"""Every CUDA source compiles for GPUs old and new; what they compute, test_cuda_kernels.py holds."""
+"""Every CUDA source compiles, for GPUs old and new."""
 
 from __future__ import annotations
 

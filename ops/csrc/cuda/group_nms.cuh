@@ -8,7 +8,7 @@
 
 namespace d2det_ops {
 
-constexpr int kGroupChunk = 256;            // boxes a block looks at together, and its threads
+constexpr int kGroupChunk = 256;             // boxes a block looks at together, and its threads
 constexpr int64_t kMaxGroupBoxes = 1 << 13;  // above, one block alone would be too slow
 
 struct GroupSizes {
@@ -19,7 +19,7 @@ struct GroupSizes {
 template <typename T>
 struct GroupRows {
   int64_t count;
-  const int64_t* groups;  // (N,) ascending
+  const int64_t* groups;    // (N,) ascending
   const int64_t* by_group;  // (N,) places in the order of scores
   Box<T>* boxes;            // (N,)
   bool* suppressed;         // (N,)
