@@ -5,7 +5,7 @@ the same size, and both with a loader of their own kind: ours threads, torchvisi
 Each is timed by whole steps, and by the share of them that waited for pictures, in a process of
 its own.
 
-    python benchmarks/training_speed.py --data DIR [--device cpu --global-batch 2 --steps 4]
+    python benchmarks/training_speed.py --data DIR [--device cpu --global-batch 2 --warmup 2]
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ All boxes are (x1, y1, x2, y2) float32 in absolute pixels, half-open, of the fra
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypedDict
 
 import torch
@@ -143,7 +144,7 @@ class TrainingBatch:
     def __len__(self) -> int:
         return len(self.targets)
 
-    @property
+    @cached_property
     def gt_boxes(self) -> Tensor:
         """(N, G, 4) float32; a picture with fewer than G objects is filled up with zeros."""
         return pad_sequence([target.boxes for target in self.targets], batch_first=True)

@@ -1,9 +1,9 @@
 """How many rows the layers over RoIs compute, which is a few more than there are RoIs on a GPU.
 
-cuDNN and cuBLAS choose and prepare a kernel when a layer first meets a shape, which takes the host
-as long as computing some hundred RoIs takes the GPU. There are as many RoIs as a batch happens to
-have, so every layer would meet a new shape at every step. Rounded up to 16 counts an octave, a few
-shapes come again and again, for 3 % more rows on average.
+cuDNN and cuBLAS choose and prepare a kernel when a layer first meets a shape, while the GPU waits.
+There are as many RoIs as a batch happens to have, so every layer would meet a new shape at every
+step. Rounded up to 16 counts an octave, a few shapes come again and again, for 2 % more rows on
+average.
 
 Letters: R rows.
 """

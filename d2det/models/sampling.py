@@ -61,7 +61,7 @@ class Drawn:
 
 
 def image_keys(batch: TrainingBatch, purpose: str, device: torch.device) -> Tensor:
-    """(N, 1) int64 keys of the pictures for `purpose`."""
+    """Returns the (N, 1) int64 keys of the pictures for `purpose`."""
     keys = [[rng.key(key, purpose)] for key in batch.image_keys]
     return torch.tensor(keys).to(device)
 

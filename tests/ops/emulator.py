@@ -25,10 +25,11 @@ from tests.shared import ROOT
 HOST = ROOT / "tests" / "ops" / "cuda_host"
 CSRC = ROOT / "ops" / "csrc"
 SANITIZERS = {"address": "-fsanitize=address,undefined", "thread": "-fsanitize=thread"}
+ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DTORCH_STABLE_ONLY"]
 FLAGS = [
     *("-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"),
     *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-fno-sanitize-recover=all"),
-    *("-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DTORCH_STABLE_ONLY"),
+    *ABI,
 ]
 
 

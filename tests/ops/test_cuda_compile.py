@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths
 
-from tests.shared import ROOT
-
-CSRC = ROOT / "ops" / "csrc"
-ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DTORCH_STABLE_ONLY"]
+from tests.ops.emulator import ABI, CSRC
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")

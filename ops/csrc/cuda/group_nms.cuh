@@ -1,6 +1,6 @@
 // Exact greedy suppression of many small groups side by side: a block takes one group, and its boxes
-// by falling score in chunks, as nms.cu takes all boxes. Two launches for all groups; what is read
-// back is how large they are, and how many boxes are kept.
+// by falling score in chunks, as nms.cu takes all boxes. Sorted, all groups take two launches; what
+// is read back is how large they are, and how many boxes are kept.
 #pragma once
 
 #include "cuda/nms.cuh"

@@ -52,9 +52,11 @@ __device__ void choose(Walk<kChunk>& walk, int64_t room) {
   if (lane < kWords) walk.kept[lane] = kept;
 }
 
-static __global__ void __launch_bounds__(256)
+constexpr int kPickThreads = 256;
+
+static __global__ void __launch_bounds__(kPickThreads)
     pick(const int64_t* values, const int64_t* index, int64_t* to, int64_t count) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kPickThreads + threadIdx.x;
   if (k < count) to[k] = values[index[k]];
 }
 
@@ -62,7 +64,7 @@ static __global__ void __launch_bounds__(256)
 inline Tensor picked(const Launcher& launch, const Tensor& values, const Tensor& index) {
   const int64_t count = index.size(0);
   Tensor result = torch::stable::new_empty(index, {count});
-  launch(pick, ceil_div(count, 256), 256, 0, values.const_data_ptr<int64_t>(),
+  launch(pick, ceil_div(count, kPickThreads), kPickThreads, 0, values.const_data_ptr<int64_t>(),
          index.const_data_ptr<int64_t>(), result.mutable_data_ptr<int64_t>(), count);
   return result;
 }
