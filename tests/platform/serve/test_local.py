@@ -54,15 +54,22 @@ def test_the_proxys_own_error_is_a_problem_too(
 
 
 def test_only_processes_of_the_endpoint_are_ended(tmp_path: Path) -> None:
-    code = "import time; time.sleep(60)"
+    code = "import time; print('up', flush=True); time.sleep(60)"
     ours, others = (
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name / "haproxy.cfg")])
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / name / "haproxy.cfg")],
+            stdout=subprocess.PIPE,
+        )
         for name in ("ours", "others")
     )
     try:
+        for process in (ours, others):  # a process has its command line a moment after it starts
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
         local.end_processes_of(tmp_path / "ours")
         assert ours.wait(10) != 0
         assert others.poll() is None
     finally:
-        others.kill()
-        others.wait()
+        for process in (ours, others):
+            process.kill()
+            process.communicate()
