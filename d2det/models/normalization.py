@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+STATISTICS_BITS = 14
+"""Of measured statistics: few, so that what threads do to the bit 45 or so hardly ever shows."""
+
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
     """Normalises (N, C, H, W) by the stored statistics, in training too; scale and shift learn."""
@@ -24,9 +27,9 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
         if self.is_measuring:
             assert self.running_mean is not None
             assert self.running_var is not None
-            variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
-            self.running_mean.copy_(mean)
-            self.running_var.copy_(variance)
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3))
+            self.running_mean.copy_(_rounded(mean))
+            self.running_var.copy_(_rounded(variance))
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -71,16 +74,22 @@ def measure_statistics(trunk: nn.Module, pixels: Tensor) -> None:
     normalised, and signals fade from layer to layer. Layers are measured in the order in which
     they run, each on what those before it give with their new statistics.
 
+    A training starts from them, wherever it runs. The last bits of a sum depend on how many threads
+    add it up and on the processor, so all is computed in float64 and the statistics are rounded.
+
     pixels: (N, 3, H, W), normalised as in training; some hundred thousand are plenty.
     """
+    dtype = next(trunk.parameters()).dtype
     norms = [module for module in trunk.modules() if isinstance(module, FixedBatchNorm2d)]
+    trunk.double()
     for norm in norms:
         norm.is_measuring = True
     try:
-        trunk(pixels)
+        trunk(pixels.double())
     finally:
         for norm in norms:
             norm.is_measuring = False
+        trunk.to(dtype)
 
 
 @torch.no_grad()
@@ -108,6 +117,12 @@ def _fold(convolution: nn.Module, norm: FixedBatchNorm2d) -> None:
     weight, bias = _folded(convolution, norm, torch.float64)
     convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Returns x (...) float64 with `STATISTICS_BITS` significant bits."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2.0**STATISTICS_BITS).round(), exponent - STATISTICS_BITS)
 
 
 def _folded(

@@ -14,6 +14,7 @@ from torch import Tensor
 from d2det_ops import adaptive_pool, twins_only
 from d2det_ops._library import has_kernel, op
 from tests.oracle.ops import case, drawn
+from tests.threads import threads
 
 WINDOWS = [(3, 2, 1), (2, 2, 0), (3, 1, 1), (1, 1, 0), (2, 3, 1), (5, 2, 2)]
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -159,13 +160,10 @@ def test_no_rois_give_an_empty_output_and_zero_gradients() -> None:
 
 @needs_kernel
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 7):
+        with threads(count):
             found.append(with_gradients(made_inputs(rois=40, channels=37)))
-    finally:
-        torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

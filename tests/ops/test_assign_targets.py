@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from d2det_ops import assign_targets, assign_targets_reference
+from tests.threads import threads
 
 
 def raster(count: int, seed: int) -> Tensor:
@@ -90,14 +91,10 @@ def test_pictures_side_by_side_equal_each_alone_filled_up_with_boxes_without_are
 
 def test_number_of_threads_changes_no_bit() -> None:
     boxes, gts = scene(20_000, 3), scene(300, 4)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         one = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
-        torch.set_num_threads(4)
+    with threads(4):
         four = assign_targets(boxes, gts, floor_iou=0.3, tie_iou=0.3)
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
 
 

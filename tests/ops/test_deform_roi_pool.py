@@ -15,6 +15,7 @@ from torch import Tensor
 from d2det_ops import deform_roi_pool, twins_only
 from d2det_ops._library import has_kernel, op
 from tests.oracle.ops import case, drawn, half_open
+from tests.threads import threads
 
 STRIDES = [4, 8]
 RULES = [("deform", False), ("deform", True), ("align", False)]
@@ -347,13 +348,10 @@ def test_senseless_arguments_are_named(change: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(("sampling", "with_offsets"), RULES)
 def test_results_do_not_depend_on_the_number_of_threads(sampling: str, with_offsets: bool) -> None:
     call = made_call(sampling=sampling, with_offsets=with_offsets, channels=200, count=60)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 7):
+        with threads(count):
             found.append(call.with_gradients())
-    finally:
-        torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

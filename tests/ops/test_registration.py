@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2det_ops import _library, assign_targets, masks_to_rle, nms, soft_nms
+from tests.threads import threads
 
 pytestmark = pytest.mark.skipif(_library.CPU.error is not None, reason=str(_library.CPU.error))
 
@@ -119,21 +120,17 @@ def test_mask_encoding_compiles_and_exports() -> None:
 
 @pytest.mark.parametrize("op", SAMPLES)
 def test_number_of_threads_changes_no_bit(op: str) -> None:
-    threads = torch.get_num_threads()
     large = {
         "nms": (boxes(3000), scores(3000), None, 0.5, False, -1),
         "soft_nms": (boxes(300), scores(300, 40), True, 0.5, 0.5, 1e-3),
         "assign_targets": (boxes(9000), boxes(50), 0.3, 0.3),
         "masks_to_rle": (scores(200, 28, 28), boxes(200), 80, 90, 0, 0, 0.5, False),
     }
-    try:
-        found = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2, 5):
+        with threads(count):
             out = _library.op(op)(*large[op])
-            found.append([out] if isinstance(out, Tensor) else list(out))
-    finally:
-        torch.set_num_threads(threads)
+        found.append([out] if isinstance(out, Tensor) else list(out))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

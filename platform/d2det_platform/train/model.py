@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from d2det import rng
 from d2det.checkpoints.transfer import start_from
 from d2det.checkpoints.trunks import load_trunk
-from d2det.data.batches import collate
+from d2det.config import InputConfig
 from d2det.data.coco import CocoDataset
-from d2det.data.transforms import training_example
+from d2det.inference.preprocess import resize_image, resized_size, to_batch
 from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
 from d2det.models.normalization import measure_statistics
@@ -24,6 +25,8 @@ from d2det_platform.train.options import TrainOptions
 
 MEASURED_PICTURES = 16
 """Training pictures, spread over the data, that set the statistics of a trunk without a past."""
+MEASURED_SIDE_PX = 512
+"""Of a larger picture, once resized, its middle counts; the whole would take gigabytes."""
 
 
 def build_model(
@@ -50,9 +53,19 @@ def build_model(
 
 
 def _some_pictures(options: TrainOptions, data: CocoDataset) -> Tensor:
-    """Pixels (N, 3, H, W) of pictures spread over the data, as evaluation would resize them."""
+    """Pixels (N, 3, H, W) of pictures spread over the data, at the size evaluation gives them."""
     config, count = options.input, min(MEASURED_PICTURES, len(data))
-    positions = [int(position) for position in np.linspace(0, len(data) - 1, count)]
-    plain = options.train.model_copy(update={"flip": 0.0, "vertical_flip": 0.0})
-    examples = [training_example(data[position], config, plain, key=0) for position in positions]
-    return collate(examples, positions, config).images.pixels
+    positions = np.linspace(0, len(data) - 1, count).astype(int)
+    images = [data[int(position)].image for position in positions]
+    return to_batch([_middle(_resized(image, config)) for image in images], config).pixels
+
+
+def _resized(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    return resize_image(image, resized_size(height, width, config.short_side, config.long_side))
+
+
+def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of an image (H, W, 3) at most `MEASURED_SIDE_PX` each way."""
+    top, left = (max(side - MEASURED_SIDE_PX, 0) // 2 for side in image.shape[:2])
+    return image[top : top + MEASURED_SIDE_PX, left : left + MEASURED_SIDE_PX]

@@ -11,6 +11,7 @@ from d2det.models.normalization import (
     normalized,
 )
 from d2det.models.resnet import ResNet
+from tests.threads import threads
 
 
 def layers(**options: int) -> tuple[nn.Conv2d, FixedBatchNorm2d]:
@@ -80,6 +81,20 @@ def test_a_random_trunk_is_normalised_by_measured_statistics(build) -> None:
     assert len(seen) > 50
     assert max(mean for mean, _ in seen) < 1e-3
     assert [std for _, std in seen] == pytest.approx([1] * len(seen), abs=0.1)
+
+
+def test_measured_statistics_do_not_depend_on_the_number_of_threads() -> None:
+    """Nor, as they are rounded sums of float64, on how a processor adds up."""
+    pixels, found = torch.randn(4, 3, 160, 192, generator=torch.Generator().manual_seed(1)), []
+    for count in (1, 2, 3):
+        torch.manual_seed(0)
+        trunk = MobileNetV2().to(memory_format=torch.channels_last)
+        with threads(count):
+            measure_statistics(trunk, pixels)
+        found.append(trunk.state_dict())
+    assert {tensor.dtype for tensor in found[0].values()} == {torch.float32, torch.int64}
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], tensor) for name, tensor in other.items())
 
 
 def test_signals_of_a_random_trunk_fade_without_statistics_and_not_with_them() -> None:

@@ -24,6 +24,7 @@ from tests.platform.train.group import (
     losses_of,
     scene_options,
 )
+from tests.threads import threads
 
 STEPS = 2
 
@@ -66,11 +67,11 @@ def test_2_then_1_then_3_workers_see_every_picture_once_an_epoch_and_train_the_s
     _, resized, by_rank = work
     expected: list[list[int]] = []
     whole = resized.model_copy(update={"name": "whole"})
-    with float64_network():
+    with float64_network(), threads(2):  # the others have one each
         trainer = alone(whole)
-    watch_keys(trainer, expected)
-    trainer.run()
-    trainer.close()
+        watch_keys(trainer, expected)
+        trainer.run()
+        trainer.close()
     seen = [keys for _, keys in by_rank]
     together = [list(itertools.chain(*shares)) for shares in zip(*seen, strict=True)]
     assert together == expected

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from d2det.checkpoints.weights import read_weights
 from d2det_platform.store import RunStore
@@ -19,6 +18,7 @@ from d2det_platform.train.loop import train
 from d2det_platform.train.options import TrainOptions
 from d2det_platform.train.scoring import Scoring
 from tests.platform.train.group import ONE, rows_of, scene_options
+from tests.threads import threads
 
 
 class Elsewhere(PlainHost):
@@ -42,11 +42,9 @@ class Elsewhere(PlainHost):
 
 @pytest.fixture
 def options(scenes: Path, tmp_path: Path) -> Iterator[TrainOptions]:
-    threads = torch.get_num_threads()
     # Scoring elsewhere takes the threads the options name, and here it is this very process.
-    torch.set_num_threads(1)
-    yield scene_options(scenes, tmp_path, val=True, train__epochs=3)
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield scene_options(scenes, tmp_path, val=True, train__epochs=3)
 
 
 def leave_result(options: TrainOptions, step: int, value: float) -> None:
