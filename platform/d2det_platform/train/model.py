@@ -56,7 +56,7 @@ def _some_pictures(options: TrainOptions, data: CocoDataset) -> Tensor:
     """Pixels (N, 3, H, W) of pictures spread over the data, at the size evaluation gives them."""
     config, count = options.input, min(MEASURED_PICTURES, len(data))
     positions = np.linspace(0, len(data) - 1, count).astype(int)
-    images = [data[int(position)].image for position in positions]
+    images = [data.image(int(position)) for position in positions]
     return to_batch([_middle(_resized(image, config)) for image in images], config).pixels
 
 

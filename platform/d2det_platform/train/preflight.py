@@ -20,8 +20,8 @@ from d2det.data.coco_json import read_coco
 from d2det.data.samples import DetectionDataset
 from d2det_ops.digest import BuildInfo, build_info, check_same_build
 from d2det_platform.store import RunStore
+from d2det_platform.train.mlflow import check_mlflow
 from d2det_platform.train.options import TrainOptions
-from d2det_platform.train.trackers import require_mlflow
 
 PICTURES = 8
 """Pictures that every machine reads and decodes, spread over the data set."""
@@ -75,7 +75,7 @@ def look(facts: dict[str, Any]) -> list[str]:
         lambda: _same_files(options, facts["digests"]),
         lambda: _readable_pictures(options),
         lambda: _shared_storage(options, facts["marker"]),
-        lambda: require_mlflow() if options.mlflow is not None else None,
+        lambda: check_mlflow(options.mlflow) if options.mlflow is not None else None,
     )
     problems = []
     for one in checks:

@@ -21,8 +21,6 @@ class Request(IntEnum):
     """End: a rank met something it cannot go on after."""
     LOOK = 2
     """Look whether a node is about to leave (itself something all ranks must do)."""
-    BALANCE = 3
-    """Compare speeds and deal the pictures anew."""
 
 
 class Requests:

@@ -20,11 +20,11 @@ from d2det_platform.cluster import connect
 from d2det_platform.store import RunStore, arrow_filesystem
 from d2det_platform.train import card, crashes, preflight, stop
 from d2det_platform.train.loop import train_worker
+from d2det_platform.train.mlflow import check_mlflow
 from d2det_platform.train.model import build_model
 from d2det_platform.train.options import ClusterOptions, TrainOptions
 from d2det_platform.train.outcome import Outcome, RunFailedError
 from d2det_platform.train.report import write_report
-from d2det_platform.train.trackers import require_mlflow
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def refuse_early(options: TrainOptions) -> None:
         val_images = data.val_images or data.train_images
         CocoDataset(val_images, data.val_annotations, masks=False, categories=categories)
     if options.mlflow is not None:
-        require_mlflow()
+        check_mlflow(options.mlflow)
     build_model(options, train.categories)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from d2det_platform.store import RunStore
+from d2det_platform.train.mlflow import MlFlow
 from d2det_platform.train.options import TrainOptions
 
 STEPS_PER_POINT = 10
@@ -30,11 +30,7 @@ class Tracker(Protocol):
 
 
 def build_trackers(options: TrainOptions, first_step: int) -> list[Tracker]:
-    """Returns the trackers of the run; curves are continued after `first_step`.
-
-    Raises:
-        ValueError: MLflow is asked for and not installed.
-    """
+    """Returns the trackers of the run; curves are continued after `first_step`."""
     trackers: list[Tracker] = []
     if options.tensorboard:
         trackers.append(TensorBoard(RunStore(options.run_url), first_step))
@@ -78,43 +74,3 @@ class TensorBoard:
         self._writer.close()
         if self._copy is not None:
             self._copy.cleanup()
-
-
-class MlFlow:
-    """An MLflow run of the run's name; a restart goes on with it."""
-
-    def __init__(self, options: TrainOptions, first_step: int) -> None:
-        require_mlflow()
-        from mlflow.tracking import MlflowClient
-
-        self._client: Any = MlflowClient(options.mlflow)
-        name = f"d2det {options.preset}"
-        experiment = self._client.get_experiment_by_name(name)
-        key = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        found = self._client.search_runs([key], f"attributes.run_name = '{options.name}'")
-        if first_step and found:
-            self._run = found[0].info.run_id
-            self._client.update_run(self._run, status="RUNNING")
-            return
-        self._run = self._client.create_run(key, run_name=options.name).info.run_id
-        for section in ("train", "input"):
-            for field, value in getattr(options, section).model_dump().items():
-                self._client.log_param(self._run, f"{section}.{field}", str(value))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
-        for name, value in values.items():
-            self._client.log_metric(self._run, name, value, step=step)
-
-    def flush(self) -> None:
-        """MLflow sends every value at once."""
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        self._client.set_terminated(self._run)
-
-
-def require_mlflow() -> None:
-    """Returns only if MLflow is installed; a ValueError says what to do."""
-    if importlib.util.find_spec("mlflow") is None:
-        raise ValueError("--mlflow needs mlflow on every worker: pip install mlflow-skinny")

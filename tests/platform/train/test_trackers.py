@@ -1,11 +1,9 @@
 from pathlib import Path
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d2det_platform.store import RunStore
-from d2det_platform.train.options import DataOptions, TrainOptions
-from d2det_platform.train.trackers import TENSORBOARD_FOLDER, TensorBoard, build_trackers
+from d2det_platform.train.trackers import TENSORBOARD_FOLDER, TensorBoard
 
 
 def points(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -34,31 +32,3 @@ def test_an_object_store_gets_whole_files(tmp_path: Path) -> None:
     (tmp_path / TENSORBOARD_FOLDER).mkdir()
     (tmp_path / TENSORBOARD_FOLDER / name).write_bytes(store.read(f"{TENSORBOARD_FOLDER}/{name}"))
     assert points(tmp_path, "loss") == [(10, 1.5)]
-
-
-def options(folder: Path, **values: object) -> TrainOptions:
-    data = DataOptions(train_images="-", train_annotations="-")
-    return TrainOptions(data=data, storage=str(folder), **values)
-
-
-def test_mlflow_that_is_missing_is_refused_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install mlflow"):
-        build_trackers(options(tmp_path, mlflow="file:///tmp/ml", tensorboard=False), 0)
-
-
-def test_mlflow_goes_on_with_the_run_of_the_same_name(tmp_path: Path) -> None:
-    tracking = pytest.importorskip("mlflow.tracking")
-    chosen = options(tmp_path, mlflow=f"sqlite:///{tmp_path}/ml.db", tensorboard=False)
-    for first_step, step in ((0, 10), (10, 20)):
-        (tracker,) = build_trackers(chosen, first_step)
-        tracker.log(step, {"loss": step / 10})
-        tracker.close()
-    client = tracking.MlflowClient(chosen.mlflow)
-    (experiment,) = client.search_experiments(filter_string="name LIKE 'd2det%'")
-    (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert sorted((point.step, point.value) for point in history) == [(10, 1.0), (20, 2.0)]
-    assert run.info.status == "FINISHED"
