@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from d2det.models import initialization
+from d2det.models.precision import wide
 
 _TAPS = 9
 
@@ -37,14 +38,14 @@ class ModulatedDeformConv2d(nn.Module):
         # Here, because it imports torch's compiler: seconds that networks without DCN need not pay.
         from torchvision.ops import deform_conv2d
 
-        geometry = self.offset(x).float()
-        # Float32 island: bfloat16 keeps eight bits, too few for positions in a large map, and
+        geometry = wide(self.offset(x))
+        # Float32 at least: bfloat16 keeps eight bits, too few for positions in a large map, and
         # the operator has no bfloat16 kernel on the CPU.
         out: Tensor = deform_conv2d(
-            x.float(),
+            wide(x),
             geometry[:, : 2 * _TAPS],
-            self.weight.float(),
-            None if self.bias is None else self.bias.float(),
+            wide(self.weight),
+            None if self.bias is None else wide(self.bias),
             stride=self.stride,
             padding=1,
             mask=geometry[:, 2 * _TAPS :].sigmoid(),

@@ -83,12 +83,15 @@ def test_a_random_trunk_is_normalised_by_measured_statistics(build) -> None:
     assert [std for _, std in seen] == pytest.approx([1] * len(seen), abs=0.1)
 
 
-def test_measured_statistics_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize(
+    "build", [MobileNetV2, lambda: ResNet(50, deformable=True)], ids=["mobilenet", "deformable"]
+)
+def test_measured_statistics_do_not_depend_on_the_number_of_threads(build) -> None:
     """Nor, as they are rounded sums of float64, on how a processor adds up."""
     pixels, found = torch.randn(4, 3, 160, 192, generator=torch.Generator().manual_seed(1)), []
     for count in (1, 2, 3):
         torch.manual_seed(0)
-        trunk = MobileNetV2().to(memory_format=torch.channels_last)
+        trunk = build().to(memory_format=torch.channels_last)
         with threads(count):
             measure_statistics(trunk, pixels)
         found.append(trunk.state_dict())

@@ -107,9 +107,10 @@ def test_deformable_convolution_equals_the_official_one(stride):
     torch.testing.assert_close(layer(features), case(f"dcn_out_s{stride}"), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
 @torch.no_grad()
-def test_deformable_convolution_starts_as_half_a_plain_one():
-    layer = ModulatedDeformConv2d(4, 6)
-    x = torch.randn(1, 4, 9, 9)
+def test_deformable_convolution_starts_as_half_a_plain_one(dtype, rtol):
+    layer = ModulatedDeformConv2d(4, 6).to(dtype)
+    x = torch.randn(1, 4, 9, 9, dtype=dtype)
     plain = nn.functional.conv2d(x, layer.weight, padding=1)
-    torch.testing.assert_close(layer(x), plain / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x), plain / 2, rtol=rtol, atol=rtol / 10)
