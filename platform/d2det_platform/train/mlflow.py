@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,13 @@ class MlFlow:
             logger.warning("MLflow does not take the end of the run: %.200s", error)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
-    """A run on the server."""
+    """A run on the server, and the options it is still to be told."""
 
     client: Any
     key: str
+    params: Sequence[Any] = ()
 
     @staticmethod
     def open(options: TrainOptions, *, goes_on: bool) -> _Run:
@@ -86,15 +87,13 @@ class _Run:
             run = _Run(client, found[0].info.run_id)
             client.update_run(run.key, status="RUNNING")
             return run
-        run = _Run(client, client.create_run(key, run_name=options.name).info.run_id)
         chosen = {"train": options.train.model_dump(), "input": options.input.model_dump()}
         params = [
             Param(f"{section}.{field}", str(value))
             for section, values in chosen.items()
             for field, value in values.items()
         ]
-        client.log_batch(run.key, params=params)
-        return run
+        return _Run(client, client.create_run(key, run_name=options.name).info.run_id, params)
 
     def add(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Sends what was logged at `seconds` of the system's clock, in one call."""
@@ -102,7 +101,8 @@ class _Run:
 
         at_ms = int(1000 * seconds)
         metrics = [Metric(name, value, at_ms, step) for name, value in values.items()]
-        self.client.log_batch(self.key, metrics=metrics)
+        self.client.log_batch(self.key, metrics=metrics, params=self.params)
+        self.params = ()
 
     def end(self) -> None:
         """Says that no more will come."""
