@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
+from d2det.checkpoints.weights import read_metadata
 from d2det.config import Config
 from d2det_platform.cli import FAILED, INTERRUPTED, OK
 from d2det_platform.demo.data import DemoData, built_in, of_folder
@@ -196,7 +197,7 @@ def _label(story: Story, places: _Places, data: DemoData) -> None:
             story.say(
                 f"{row['name']}: {len(row['detections'])} objects in {row['windows']} windows"
             )
-            draw_row(data.lake / row["name"], row, places.folder / "scene.jpg")
+            _draw(data.lake / row["name"], row, places, "scene.jpg")
 
 
 def _ask(story: Story, places: _Places, data: DemoData) -> None:
@@ -213,7 +214,11 @@ def _ask(story: Story, places: _Places, data: DemoData) -> None:
     name = str(picture.relative_to(data.lake))
     bulk = next(each for each in _labels(places) if each["name"] == name)
     _compare(story, bulk["detections"], row["detections"])
-    draw_row(picture, row, places.folder / "endpoint.jpg")
+    _draw(picture, row, places, "endpoint.jpg")
+
+
+def _draw(picture: Path, row: dict[str, Any], places: _Places, name: str) -> None:
+    draw_row(picture, row, read_metadata(places.weights).categories, places.folder / name)
 
 
 def _compare(story: Story, bulk: list[dict[str, Any]], served: list[dict[str, Any]]) -> None:
