@@ -16,11 +16,11 @@ from d2det.checkpoints.weights import LoadedDetector, load_detector
 from d2det.inference.decode import read_image
 from d2det.inference.options import BenchCommand
 from d2det.inference.predictor import Picture, Predictor, choose_device
-from d2det.inference.preprocess import resize_image, resized_size, to_batch
+from d2det.inference.preprocess import resize_to_input, to_batch
 from d2det.models.build import build_detector
 from d2det.models.prepare import prepare_for_inference
 from d2det.presets import get_preset
-from d2det.structures import Category
+from d2det.structures import Category, ImageBatch
 
 
 def run(options: BenchCommand) -> int:
@@ -46,14 +46,12 @@ def measure(
     predictor: Predictor, detector: LoadedDetector, image: Picture, *, repeats: int
 ) -> dict[str, float]:
     """Returns median milliseconds of preparing a picture, of the network, and of the whole way."""
-    side = predictor.input
-    height, width = image.shape[:2]
-    size = resized_size(height, width, side.short_side, side.long_side)
 
-    def prepare() -> None:
-        to_batch([resize_image(image, size)], side).to(predictor.device)
+    def prepare() -> ImageBatch:
+        resized = resize_to_input(image, predictor.input)
+        return to_batch([resized], predictor.input).to(predictor.device)
 
-    batch = to_batch([resize_image(image, size)], side).to(predictor.device)
+    batch = prepare()
     with torch.inference_mode():
         return {
             "resize, normalise": _median_ms(prepare, repeats),

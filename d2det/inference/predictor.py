@@ -24,8 +24,8 @@ from d2det.inference.merge import Merged, merge_windows
 from d2det.inference.options import PredictOptions
 from d2det.inference.preprocess import (
     padded_size,
-    resize_image,
     resize_scale,
+    resize_to_input,
     resized_size,
     to_batch,
 )
@@ -96,13 +96,11 @@ class Predictor:
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Returns the shape (height, width) in which a picture of this size runs, uncut."""
-        return padded_size(*self._resized(height, width))
+        sides = self.input.short_side, self.input.long_side
+        return padded_size(*resized_size(height, width, *sides))
 
     def _is_tiled(self, image: Picture) -> bool:
         return self.options.tile is not None and max(image.shape[:2]) > self.options.tile
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        return resized_size(height, width, self.input.short_side, self.input.long_side)
 
     def _predict_whole(self, images: Sequence[Picture]) -> list[Detections]:
         """Detections of each picture, none of which is cut into windows."""
@@ -110,9 +108,7 @@ class Predictor:
             return [self._predict_augmented(image) for image in images]
         found: dict[int, Detections] = {}
         for members in self._batches(images):
-            resized = [
-                resize_image(images[i], self._resized(*images[i].shape[:2])) for i in members
-            ]
+            resized = [resize_to_input(images[i], self.input) for i in members]
             raw = self._model.detect(to_batch(resized, self.input).to(self.device))
             found.update(
                 (i, self._in_original(each, images[i].shape[:2]))

@@ -41,6 +41,12 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def resize_to_input(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.uint8]:
+    """Returns the picture, (H, W, 3) uint8, at the size at which the network takes it."""
+    height, width = image.shape[:2]
+    return resize_image(image, resized_size(height, width, config.short_side, config.long_side))
+
+
 def padded_size(height: int, width: int) -> tuple[int, int]:
     """Returns the (height, width) after padding a resized picture right and bottom."""
     return -(-height // PAD_MULTIPLE) * PAD_MULTIPLE, -(-width // PAD_MULTIPLE) * PAD_MULTIPLE

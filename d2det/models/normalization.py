@@ -120,7 +120,7 @@ def _fold(convolution: nn.Module, norm: FixedBatchNorm2d) -> None:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Returns x (...) float64 with `STATISTICS_BITS` significant bits."""
+    """Returns x (...) float with `STATISTICS_BITS` significant bits."""
     mantissa, exponent = torch.frexp(x)
     return torch.ldexp((mantissa * 2.0**STATISTICS_BITS).round(), exponent - STATISTICS_BITS)
 

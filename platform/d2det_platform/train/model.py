@@ -12,9 +12,8 @@ from torch import Tensor
 from d2det import rng
 from d2det.checkpoints.transfer import start_from
 from d2det.checkpoints.trunks import load_trunk
-from d2det.config import InputConfig
 from d2det.data.coco import CocoDataset
-from d2det.inference.preprocess import resize_image, resized_size, to_batch
+from d2det.inference.preprocess import resize_to_input, to_batch
 from d2det.models.build import build_detector
 from d2det.models.detector import D2Det
 from d2det.models.normalization import measure_statistics
@@ -57,12 +56,7 @@ def _some_pictures(options: TrainOptions, data: CocoDataset) -> Tensor:
     config, count = options.input, min(MEASURED_PICTURES, len(data))
     positions = np.linspace(0, len(data) - 1, count).astype(int)
     images = [data.image(int(position)) for position in positions]
-    return to_batch([_middle(_resized(image, config)) for image in images], config).pixels
-
-
-def _resized(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    return resize_image(image, resized_size(height, width, config.short_side, config.long_side))
+    return to_batch([_middle(resize_to_input(image, config)) for image in images], config).pixels
 
 
 def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
